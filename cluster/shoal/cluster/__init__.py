@@ -1,0 +1,1 @@
+"""Starts, watches and scales a cluster, and the `shoal` command."""

@@ -1,0 +1,1 @@
+"""The arithmetic: each operation as launcher, torch twin, Triton kernel and native CPU path."""

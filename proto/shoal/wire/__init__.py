@@ -1,0 +1,1 @@
+"""What both ends of a wire share: registry records, errors to status, deadlines."""

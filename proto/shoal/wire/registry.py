@@ -1,0 +1,51 @@
+"""The cluster registry in Redis: the controller writes it, routers watch it.
+
+One JSON record per group, so that a change of epoch is one atomic SET and no script spans hash tags.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+GROUPS_KEY = "shoal:groups"
+"""A Redis set with the names of all groups."""
+
+
+def group_key(group: str) -> str:
+    """Key of one group's record."""
+    return f"shoal:group:{{{group}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEntry:
+    """One rank and where its gRPC stream listens (`host:port`)."""
+
+    worker_id: str
+    rank: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """One group as routers see it. Only a ready group may be sent requests."""
+
+    group: str
+    epoch: int
+    ready: bool
+    workers: tuple[WorkerEntry, ...]
+
+
+def encode(entry: GroupEntry) -> bytes:
+    """JSON of one record."""
+    return json.dumps(asdict(entry), sort_keys=True).encode()
+
+
+def decode(raw: bytes) -> GroupEntry:
+    """The record in `raw`; ValueError when it is not one."""
+    try:
+        fields = json.loads(raw)
+        workers = tuple(WorkerEntry(str(w["worker_id"]), int(w["rank"]), str(w["address"])) for w in fields["workers"])
+        return GroupEntry(str(fields["group"]), int(fields["epoch"]), bool(fields["ready"]), workers)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"registry record is not readable: {error}") from error

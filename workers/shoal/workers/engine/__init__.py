@@ -1,0 +1,1 @@
+"""Many sequences over one model: schedule, run, commit. Knows token ids only."""

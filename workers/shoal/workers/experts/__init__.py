@@ -1,0 +1,1 @@
+"""Expert parallelism: who holds which expert, and how tokens travel to them and back."""

@@ -1,0 +1,1 @@
+"""The mathematics of GPT-OSS on top of the kernels."""
