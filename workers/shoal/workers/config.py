@@ -1,0 +1,70 @@
+"""What one worker needs to know before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.workers.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Settings of one worker. Complete after construction; a wrong value raises ConfigError naming its key.
+
+    Sizes are tokens unless the name says otherwise; times are seconds.
+    """
+
+    model: str
+    """Checkpoint directory."""
+    worker_id: str = "worker-0"
+    group: str = "g0"
+    device: str = "auto"
+    """"auto", "cpu", "cuda" or "cuda:N"."""
+    host: str = "127.0.0.1"
+    """Address the gRPC stream listens on."""
+    port: int = 0
+    """0 takes a free port."""
+    threads: int = 1
+    """CPU threads of this worker's kernels."""
+    max_batch_size: int = 32
+    """Most sequences running at once."""
+    max_batch_tokens: int = 512
+    """Most tokens computed in one step, prompts and decodes together."""
+    max_waiting: int = 256
+    """Most sequences waiting; more are refused as overloaded."""
+    max_context: int = 0
+    """Most tokens of one sequence, prompt and output; 0 takes what the model and the KV cache allow."""
+    block_size: int = 16
+    """Tokens per KV block."""
+    kv_tokens: int = 65536
+    """Tokens that the KV cache holds."""
+    collective_timeout: float = 10.0
+    """Deadline of every exchange between ranks."""
+    outbox_limit: int = 4096
+    """Messages kept for one slow router before its stream is closed."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "threads", "max_batch_size", "max_batch_tokens", "max_waiting", "block_size", "kv_tokens", "outbox_limit",
+        )  # fmt: skip
+        for key in positive:
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"worker.{key} must be an integer of at least 1, not {value!r}")
+        if not self.model:
+            raise ConfigError("worker.model must name a checkpoint directory")
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"worker.port must be 0 to 65535, not {self.port!r}")
+        if self.max_context < 0:
+            raise ConfigError(f"worker.max_context must be 0 or more, not {self.max_context!r}")
+        if not self.collective_timeout > 0:
+            raise ConfigError(f"worker.collective_timeout must be above 0 seconds, not {self.collective_timeout!r}")
+        if self.max_batch_tokens < self.max_batch_size:
+            raise ConfigError(
+                f"worker.max_batch_tokens ({self.max_batch_tokens}) must be at least "
+                f"worker.max_batch_size ({self.max_batch_size}): each running sequence needs one token per step"
+            )
+        if self.kv_tokens < self.block_size:
+            raise ConfigError(f"worker.kv_tokens ({self.kv_tokens}) must hold a block of {self.block_size}")
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
+            raise ConfigError(f'worker.device must be "auto", "cpu", "cuda" or "cuda:N", not {self.device!r}')

@@ -1,0 +1,40 @@
+"""Everything that the world can do to a worker.
+
+WorkerError
+├── ConfigError        a setting is wrong; the message names its key
+├── RequestError       the request itself is wrong (refused as invalid)
+├── OverloadedError    no room now (refused, try again)
+├── StaleAttemptError  a newer attempt of the request was seen
+├── NotReadyError      not in a group, or shutting down
+└── ExchangeError      a rank died, hung, or sent what was not agreed; the step never happened
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """Root of the tree."""
+
+
+class ConfigError(WorkerError):
+    """A setting is wrong."""
+
+
+class RequestError(WorkerError):
+    """The request cannot be served as it is."""
+
+
+class OverloadedError(WorkerError):
+    """There is no room now."""
+
+
+class StaleAttemptError(WorkerError):
+    """A newer attempt of the same request was seen."""
+
+
+class NotReadyError(WorkerError):
+    """The worker does not serve now."""
+
+
+class ExchangeError(WorkerError):
+    """An exchange between ranks did not complete as agreed."""
