@@ -1,0 +1,36 @@
+"""The linear layers outside the experts: attention projections, router, unembedding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shoal.kernels import exact
+from shoal.kernels.target import backend_for
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype | None = None) -> Tensor:
+    """x [T,K] @ weight [N,K].T + bias [N] -> [T,N] in `out_dtype` (x's dtype if None).
+
+    Weight and bias are bf16 as published, sums are fp32 in an order fixed by K: a row never depends on its batch.
+    """
+    assert x.shape[1] == weight.shape[1], f"x has {x.shape[1]} features, the weight reads {weight.shape[1]}"
+    match backend_for(x):
+        case "native":
+            from shoal.kernels import native
+
+            return native.linear(x, weight, bias, out_dtype)
+        case "triton":
+            from shoal.kernels import _dense
+
+            return _dense.linear(x, weight, bias, out_dtype)
+        case "torch":
+            return linear_torch(x, weight, bias, out_dtype)
+
+
+def linear_torch(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype | None = None) -> Tensor:
+    """The twin of `linear`."""
+    y = exact.matmul_t(x, weight)
+    if bias is not None:
+        y += bias.float()
+    return y.to(out_dtype or x.dtype)

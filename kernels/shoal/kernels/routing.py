@@ -1,0 +1,96 @@
+"""Which experts a token visits, in which order rows travel, and how the results become one row again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shoal.kernels import exact
+from shoal.kernels.target import backend_for
+
+
+def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Choose the k largest of logits fp32 [T,E] -> (ids i32 [T,k], weights fp32 [T,k]).
+
+    Largest first; of equal logits the lower expert id first. Weights are the softmax over the chosen k alone.
+    """
+    assert 0 < k <= logits.shape[1], f"top {k} of {logits.shape[1]} experts"
+    assert logits.dtype == torch.float32, f"logits are fp32, found {logits.dtype}"
+    match backend_for(logits):
+        case "native":
+            from shoal.kernels import native
+
+            return native.route(logits, k)
+        case "triton":
+            from shoal.kernels import _routing
+
+            return _routing.route(logits, k)
+        case "torch":
+            return route_torch(logits, k)
+
+
+def sort_by_expert(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """Stable sort of ids i32 [R] by expert -> (order i32 [R'], offsets i32 [num_experts+1]).
+
+    order[r] is the position in `ids` of sorted row r; expert e's rows are offsets[e] .. offsets[e+1]-1. Negative ids
+    belong to another worker and are left out, so R' = offsets[-1]. On a GPU this reads R' back, one synchronisation.
+    """
+    match backend_for(ids):
+        case "native":
+            from shoal.kernels import native
+
+            return native.sort_by_expert(ids, num_experts)
+        case "triton":
+            from shoal.kernels import _routing
+
+            return _routing.sort_by_expert(ids, num_experts)
+        case "torch":
+            return sort_by_expert_torch(ids, num_experts)
+
+
+def combine(rows: Tensor, weights: Tensor) -> Tensor:
+    """Weight and add each token's expert outputs: rows [T,k,H], weights fp32 [T,k] -> [T,H] in rows' dtype.
+
+    In fp32, in top-k order, rounded once at the end: the same bits wherever the rows were computed.
+    """
+    assert rows.shape[:2] == weights.shape, f"rows {tuple(rows.shape)}, weights {tuple(weights.shape)}"
+    match backend_for(rows):
+        case "native":
+            from shoal.kernels import native
+
+            return native.combine(rows, weights)
+        case "triton":
+            from shoal.kernels import _routing
+
+            return _routing.combine(rows, weights)
+        case "torch":
+            return combine_torch(rows, weights)
+
+
+def route_torch(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The twin of `route`."""
+    values, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
+    shares = exact.exp(values[:, :k] - values[:, :1])
+    total = shares[:, 0].clone()
+    for j in range(1, k):
+        total += shares[:, j]
+    return ids[:, :k].to(torch.int32), shares / total[:, None]
+
+
+def sort_by_expert_torch(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """The twin of `sort_by_expert`."""
+    ours = torch.nonzero(ids >= 0).flatten()
+    order = ours[torch.sort(ids[ours], stable=True).indices]
+    counts = torch.bincount(ids[ours].long(), minlength=num_experts)
+    assert counts.shape[0] == num_experts, f"an id is not below {num_experts}"
+    offsets = torch.zeros(num_experts + 1, dtype=torch.int32, device=ids.device)
+    offsets[1:] = counts.cumsum(0)
+    return order.to(torch.int32), offsets
+
+
+def combine_torch(rows: Tensor, weights: Tensor) -> Tensor:
+    """The twin of `combine`."""
+    total = rows[:, 0].float() * weights[:, 0, None]
+    for j in range(1, rows.shape[1]):
+        total = total + rows[:, j].float() * weights[:, j, None]
+    return total.to(rows.dtype)
