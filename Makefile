@@ -1,0 +1,50 @@
+# Everything a person does with this repository. Each target sets itself up: `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PRESET ?= tiny
+MODEL  ?=
+ARGS   ?=
+
+help: ## List the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter, TORCH=… the torch build, ARGS=… passes options on."
+
+$(READY): requirements/install.sh $(wildcard requirements/*.lock) pyproject.toml
+	@requirements/install.sh $(VENV)
+	@touch $@
+
+setup: $(READY) ## Make .venv and install everything into it (the other targets do it by themselves)
+
+demo: $(READY) ## Make a small checkpoint, start a whole cluster, chat with it, stop it (PRESET=tiny|small)
+	@$(BIN)/shoal demo --preset $(PRESET) $(ARGS)
+
+serve: $(READY) ## Serve a checkpoint directory until Ctrl-C: make serve MODEL=dir
+	@test -n "$(MODEL)" || { echo "serve: name a checkpoint directory: make serve MODEL=dir" >&2; exit 2; }
+	@$(BIN)/shoal serve --model "$(MODEL)" $(ARGS)
+
+test: $(READY) ## Run the whole test suite on the CPU
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Lint, types, import contract, generated code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(BIN)/python proto/generate.py --check
+
+proto: $(READY) ## Generate Python from the .proto files
+	@$(BIN)/python proto/generate.py
+
+lock: $(READY) ## Resolve pyproject.toml into requirements/*.lock again
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python requirements/lock.py $(ARGS)
+
+clean: ## Remove .venv, caches and what the demo made
+	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup demo serve test check proto lock clean

@@ -1,0 +1,100 @@
+"""Resolve pyproject.toml into the exact, hashed locks beside this file (`make lock`).
+
+    dev.lock         everything that tests and checks need, torch left out
+    worker.lock      what a worker image needs, torch left out
+    router.lock      what a router image needs
+    torch.lock       torch alone, with the hashes of every build of the one version, CPU and CUDA
+    torch-cuda.lock  what the CUDA build of torch needs besides; the CPU build needs none of it
+    installer.lock   uv itself
+    triton.lock      the kernel compiler: part of the CUDA build, and of tests, where it interprets
+
+torch stands apart because its builds differ by machine, not by project: a machine without a GPU must not be handed
+gigabytes of CUDA because a lock said so. Needs uv; the CPU wheel's hash is recorded when UV_FIND_LINKS names a folder
+that holds it. Versions already in the locks are kept unless `--upgrade` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TORCH = "torch==2.13.0"
+ROLES = {"dev": ["dev"], "worker": ["worker"], "router": ["router"]}
+CUDA = re.compile(r"(nvidia|cuda)-")
+NOT_LINUX = re.compile(r";.*sys_platform == '(win32|emscripten)'")
+HEADER = "# Made by `make lock` from pyproject.toml; do not edit. Install with --require-hashes --no-deps.\n"
+
+
+def resolve(extras: list[str], constraints: list[Path], source: str | None = None) -> list[str]:
+    """One block of lock text per package, as uv resolves them for every supported Python on Linux.
+
+    `source` is one requirement to resolve instead of the project's."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch = Path(folder) / "torch.txt"
+        torch.write_text(TORCH + "\n")
+        command = ["uv", "pip", "compile", "-" if source else str(HERE.parent / "pyproject.toml"), "--quiet"]
+        command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate"]
+        command += ["--no-emit-index-url", "--no-emit-find-links"]
+        for extra in extras:
+            command += ["--extra", extra]
+        for path in [torch, *constraints]:
+            command += ["--constraint", str(path)]
+        text = subprocess.run(command, check=True, input=source, capture_output=True, text=True).stdout
+    blocks = re.findall(r"^\S.*(?:\n    .*)*", text, re.MULTILINE)
+    return [block for block in blocks if not NOT_LINUX.search(block.splitlines()[0])]
+
+
+def name_of(block: str) -> str:
+    """
+    >>> name_of("torch==2.13.0 ; sys_platform == 'linux' ...")
+    'torch'
+    """
+    return block.split("==")[0]
+
+
+def is_torch(block: str) -> bool:
+    """Whether the package is torch or comes with one of its builds."""
+    return name_of(block) in ("torch", "triton") or CUDA.match(block) is not None
+
+
+def without_marker(block: str) -> str:
+    """
+    >>> without_marker("a==1 ; python_version < '3.12' \\\\\\n    --hash=x")
+    'a==1 \\\\\\n    --hash=x'
+    """
+    return re.sub(r" ;[^\n\\]*", " ", block, count=1)
+
+
+def write(name: str, blocks: list[str]) -> None:
+    (HERE / f"{name}.lock").write_text(HEADER + "\n".join(blocks) + "\n")
+    print(f"requirements/{name}.lock: {len(blocks)} packages")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Resolve pyproject.toml into hashed locks.")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
+    old = (
+        []
+        if parser.parse_args().upgrade
+        else [path for path in HERE.glob("*.lock") if path.stem not in ("torch", "installer")]
+    )
+
+    everything = resolve(ROLES["dev"], old)
+    write("dev", [block for block in everything if not is_torch(block)])
+    hashes = {h for block in everything if name_of(block) == "torch" for h in re.findall(r"--hash=\S+", block)}
+    assert hashes, "torch was not resolved"
+    write("torch", [" \\\n    ".join([TORCH, *sorted(hashes)])])
+    write("triton", [without_marker(block) for block in everything if name_of(block) == "triton"])
+    write("torch-cuda", [without_marker(block) for block in everything if CUDA.match(block)])
+    write("installer", resolve([], [], source="uv"))
+    for role in ("worker", "router"):
+        blocks = resolve(ROLES[role], [HERE / "dev.lock", HERE / "triton.lock"])
+        write(role, [block for block in blocks if not is_torch(block)])
+
+
+if __name__ == "__main__":
+    main()
