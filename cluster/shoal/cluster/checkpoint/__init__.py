@@ -1,0 +1,1 @@
+"""Making, inspecting and verifying checkpoint directories."""
