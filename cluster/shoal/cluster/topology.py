@@ -1,0 +1,68 @@
+"""What a group of workers needs of a cluster: devices, Ray resources, places. Pure.
+
+One placement group per rank, so that a rank can be replaced without touching its peers; all of a group's are asked
+for together and given back together if one cannot be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shoal.cluster.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one rank occupies: a whole GPU, or without one a share of the CPU."""
+
+    cpus: int
+    gpus: int
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """The one bundle of a rank's placement group.
+
+        >>> Need(cpus=2, gpus=0).bundle
+        {'CPU': 2.0}
+        """
+        resources = {"CPU": float(self.cpus), "GPU": float(self.gpus)}
+        return {name: amount for name, amount in resources.items() if amount}
+
+
+def resolve_device(device: str, gpus: float) -> str:
+    """ "auto" becomes "cuda" where the cluster has a GPU, else "cpu"; anything else is kept.
+
+    >>> resolve_device("auto", gpus=0.0), resolve_device("auto", gpus=8.0), resolve_device("cpu", gpus=8.0)
+    ('cpu', 'cuda', 'cpu')
+    """
+    if device != "auto":
+        return device
+    return "cuda" if gpus >= 1 else "cpu"
+
+
+def need_of(device: str, threads: int) -> Need:
+    """What one rank needs. `threads` CPU threads compute, or feed the GPU."""
+    assert device != "auto", "the device was not resolved"
+    return Need(cpus=threads, gpus=int(device.startswith("cuda")))
+
+
+def require_room(need: Need, ranks: int, total: Mapping[str, float]) -> None:
+    """Raise StartError when `ranks` ranks can never be placed on a cluster with `total` resources."""
+    for name, amount in need.bundle.items():
+        wanted, there = amount * ranks, total.get(name, 0.0)
+        if wanted > there:
+            unit = {"CPU": "CPUs", "GPU": "GPUs"}[name]
+            raise StartError(
+                f"{ranks} workers need {wanted:g} {unit}, the Ray cluster has {there:g}: "
+                "lower cluster.ep_size, cluster.groups or worker.threads, or add nodes"
+            )
+
+
+def local_cpus(need: Need, ranks: int, cores: int) -> int:
+    """CPUs that a Ray of our own declares: ours to share, so never fewer than the workers ask for.
+
+    >>> local_cpus(Need(cpus=1, gpus=0), ranks=4, cores=2)
+    4
+    """
+    return max(cores, need.cpus * ranks)
