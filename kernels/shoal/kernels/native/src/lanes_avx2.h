@@ -1,0 +1,92 @@
+// V in two 256-bit registers, lanes 0-7 and 8-15. Needs AVX2 and FMA.
+#pragma once
+#include <immintrin.h>
+
+namespace {
+
+constexpr int kDirectRows = 4;    // weight rows at once when weights are decoded in registers
+constexpr int kDirectTokens = 1;  // most activation rows for which that is done: sixteen registers are soon full
+constexpr int kPanelRows = 2;     // register tile of the blocked path: weight rows ...
+constexpr int kPanelTokens = 3;   // ... by activation rows
+
+struct V { __m256 a, b; };
+
+SHOAL_INLINE V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+SHOAL_INLINE V set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+SHOAL_INLINE V load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+SHOAL_INLINE void store(float* p, V x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+SHOAL_INLINE V load_first(const float* p, int n) {
+  alignas(32) float padded[kLanes] = {};
+  std::memcpy(padded, p, static_cast<size_t>(n) * sizeof(float));
+  return load(padded);
+}
+SHOAL_INLINE void store_first(float* p, V x, int n) {
+  alignas(32) float padded[kLanes];
+  store(padded, x);
+  std::memcpy(p, padded, static_cast<size_t>(n) * sizeof(float));
+}
+SHOAL_INLINE V add(V x, V y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+SHOAL_INLINE V sub(V x, V y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+SHOAL_INLINE V mul(V x, V y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+SHOAL_INLINE V div(V x, V y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+SHOAL_INLINE V fma(V x, V y, V z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+SHOAL_INLINE V minimum(V x, V y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }  // y where either is NaN
+SHOAL_INLINE V maximum(V x, V y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }  // y where either is NaN
+SHOAL_INLINE V round_even(V x) {
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(x.a, mode), _mm256_round_ps(x.b, mode)};
+}
+SHOAL_INLINE __m256 power_of_two_8(__m256 n) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+SHOAL_INLINE V power_of_two(V n) { return {power_of_two_8(n.a), power_of_two_8(n.b)}; }
+// Lanes from <= i < to keep their value, the others take `other`.
+SHOAL_INLINE V keep_range(V x, int from, int to, float other) {
+  const __m256i low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), high = _mm256_add_epi32(low, _mm256_set1_epi32(8));
+  const __m256i under = _mm256_set1_epi32(from - 1), over = _mm256_set1_epi32(to);
+  const __m256i keep_a = _mm256_and_si256(_mm256_cmpgt_epi32(low, under), _mm256_cmpgt_epi32(over, low));
+  const __m256i keep_b = _mm256_and_si256(_mm256_cmpgt_epi32(high, under), _mm256_cmpgt_epi32(over, high));
+  const __m256 rest = _mm256_set1_ps(other);
+  return {_mm256_blendv_ps(rest, x.a, _mm256_castsi256_ps(keep_a)),
+          _mm256_blendv_ps(rest, x.b, _mm256_castsi256_ps(keep_b))};
+}
+// Tree: i + (i+8), then i + (i+4), i + (i+2), i + (i+1).
+SHOAL_INLINE float reduce_add(V x) {
+  const __m256 v8 = _mm256_add_ps(x.a, x.b);
+  const __m128 v4 = _mm_add_ps(_mm256_castps256_ps128(v8), _mm256_extractf128_ps(v8, 1));
+  const __m128 v2 = _mm_add_ps(v4, _mm_movehl_ps(v4, v4));
+  return _mm_cvtss_f32(_mm_add_ss(v2, _mm_shuffle_ps(v2, v2, 1)));
+}
+SHOAL_INLINE float reduce_max(V x) {
+  const __m256 v8 = _mm256_max_ps(x.a, x.b);
+  const __m128 v4 = _mm_max_ps(_mm256_castps256_ps128(v8), _mm256_extractf128_ps(v8, 1));
+  const __m128 v2 = _mm_max_ps(v4, _mm_movehl_ps(v4, v4));
+  return _mm_cvtss_f32(_mm_max_ss(v2, _mm_shuffle_ps(v2, v2, 1)));
+}
+
+SHOAL_INLINE __m256 load_bf16_8(const uint16_t* p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+SHOAL_INLINE V load_bf16(const uint16_t* p) { return {load_bf16_8(p), load_bf16_8(p + 8)}; }
+SHOAL_INLINE V load_bf16_first(const uint16_t* p, int n) {
+  alignas(32) uint16_t padded[kLanes] = {};
+  std::memcpy(padded, p, static_cast<size_t>(n) * sizeof(uint16_t));
+  return load_bf16(padded);
+}
+// Magnitude from the table by the low three bits, sign from bit 3.
+SHOAL_INLINE __m256 decode_8(__m256i codes, __m256 magnitudes) {
+  const __m256i sign = _mm256_slli_epi32(_mm256_srli_epi32(codes, 3), 31);
+  return _mm256_or_ps(_mm256_permutevar8x32_ps(magnitudes, codes), _mm256_castsi256_ps(sign));
+}
+// The 32 weights of one MXFP4 block, times its scale: the even ones (low nibbles), then the odd ones.
+SHOAL_INLINE void load_mxfp4(const uint8_t* block, uint8_t scale, V& even, V& odd) {
+  const __m256 table = _mm256_load_ps(kScaled.row[scale]);
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
+  const __m256i front = _mm256_cvtepu8_epi32(bytes), back = _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8));
+  even = {decode_8(front, table), decode_8(back, table)};
+  odd = {decode_8(_mm256_srli_epi32(front, 4), table), decode_8(_mm256_srli_epi32(back, 4), table)};
+}
+
+}  // namespace

@@ -1,0 +1,66 @@
+// V in one 512-bit register. Needs AVX-512 F, BW, DQ and VL.
+#pragma once
+#include <immintrin.h>
+
+namespace {
+
+constexpr int kDirectRows = 4;     // weight rows at once when weights are decoded in registers
+constexpr int kDirectTokens = 3;   // most activation rows for which that is done
+constexpr int kPanelRows = 4;      // register tile of the blocked path: weight rows ...
+constexpr int kPanelTokens = 6;    // ... by activation rows
+
+struct V { __m512 v; };
+
+SHOAL_INLINE __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+
+SHOAL_INLINE V zero() { return {_mm512_setzero_ps()}; }
+SHOAL_INLINE V set1(float x) { return {_mm512_set1_ps(x)}; }
+SHOAL_INLINE V load(const float* p) { return {_mm512_loadu_ps(p)}; }
+SHOAL_INLINE V load_first(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+SHOAL_INLINE void store(float* p, V x) { _mm512_storeu_ps(p, x.v); }
+SHOAL_INLINE void store_first(float* p, V x, int n) { _mm512_mask_storeu_ps(p, first(n), x.v); }
+SHOAL_INLINE V add(V a, V b) { return {_mm512_add_ps(a.v, b.v)}; }
+SHOAL_INLINE V sub(V a, V b) { return {_mm512_sub_ps(a.v, b.v)}; }
+SHOAL_INLINE V mul(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
+SHOAL_INLINE V div(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
+SHOAL_INLINE V fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+SHOAL_INLINE V minimum(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }  // b where either is NaN
+SHOAL_INLINE V maximum(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where either is NaN
+SHOAL_INLINE V round_even(V a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+SHOAL_INLINE V power_of_two(V n) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+// Lanes from <= i < to keep their value, the others take `other`.
+SHOAL_INLINE V keep_range(V a, int from, int to, float other) {
+  from = from < 0 ? 0 : from;
+  to = to > kLanes ? kLanes : to;
+  const __mmask16 keep = from >= to ? 0 : static_cast<__mmask16>(first(to) & ~first(from));
+  return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(other), a.v)};
+}
+// Tree: i + (i+8), then i + (i+4), i + (i+2), i + (i+1).
+SHOAL_INLINE float reduce_add(V a) {
+  const __m256 v8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 v4 = _mm_add_ps(_mm256_castps256_ps128(v8), _mm256_extractf128_ps(v8, 1));
+  const __m128 v2 = _mm_add_ps(v4, _mm_movehl_ps(v4, v4));
+  return _mm_cvtss_f32(_mm_add_ss(v2, _mm_shuffle_ps(v2, v2, 1)));
+}
+SHOAL_INLINE float reduce_max(V a) { return _mm512_reduce_max_ps(a.v); }
+
+SHOAL_INLINE V load_bf16(const uint16_t* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+SHOAL_INLINE V load_bf16_first(const uint16_t* p, int n) {
+  const __m256i halves = _mm256_maskz_loadu_epi16(first(n), p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+// The 32 weights of one MXFP4 block, times its scale: the even ones (low nibbles), then the odd ones.
+SHOAL_INLINE void load_mxfp4(const uint8_t* block, uint8_t scale, V& even, V& odd) {
+  const __m512 table = _mm512_load_ps(kScaled.row[scale]);
+  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+  even.v = _mm512_permutexvar_ps(bytes, table);  // takes the low four bits of every lane
+  odd.v = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+}
+
+}  // namespace

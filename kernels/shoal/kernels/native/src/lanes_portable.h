@@ -1,0 +1,98 @@
+// V in four 128-bit vectors of the compiler's own kind (GCC and Clang): SSE2, NEON or plain code.
+// Without a fused multiply-add in hardware `fma` rounds twice: results then differ in the last bits from AVX2 and
+// AVX-512, which is why this instruction set has its own kernel class.
+#pragma once
+
+namespace {
+
+constexpr int kDirectRows = 2;    // weight rows at once when weights are decoded in registers
+constexpr int kDirectTokens = 1;  // most activation rows for which that is done
+constexpr int kPanelRows = 2;     // register tile of the blocked path: weight rows ...
+constexpr int kPanelTokens = 1;   // ... by activation rows
+
+typedef float F4 __attribute__((vector_size(16)));
+struct V { F4 q[4]; };
+
+#define SHOAL_EACH_LANE(EXPRESSION)       \
+  V out;                                  \
+  for (int i = 0; i < 4; ++i)             \
+    for (int j = 0; j < 4; ++j) out.q[i][j] = EXPRESSION; \
+  return out
+
+SHOAL_INLINE V set1(float x) {
+  const F4 q = {x, x, x, x};
+  return {{q, q, q, q}};
+}
+SHOAL_INLINE V zero() { return set1(0.0f); }
+SHOAL_INLINE V load(const float* p) {
+  V out;
+  std::memcpy(&out, p, sizeof out);
+  return out;
+}
+SHOAL_INLINE void store(float* p, V x) { std::memcpy(p, &x, sizeof x); }
+SHOAL_INLINE V load_first(const float* p, int n) {
+  float padded[kLanes] = {};
+  std::memcpy(padded, p, static_cast<size_t>(n) * sizeof(float));
+  return load(padded);
+}
+SHOAL_INLINE void store_first(float* p, V x, int n) { std::memcpy(p, &x, static_cast<size_t>(n) * sizeof(float)); }
+SHOAL_INLINE V add(V x, V y) { return {{x.q[0] + y.q[0], x.q[1] + y.q[1], x.q[2] + y.q[2], x.q[3] + y.q[3]}}; }
+SHOAL_INLINE V sub(V x, V y) { return {{x.q[0] - y.q[0], x.q[1] - y.q[1], x.q[2] - y.q[2], x.q[3] - y.q[3]}}; }
+SHOAL_INLINE V mul(V x, V y) { return {{x.q[0] * y.q[0], x.q[1] * y.q[1], x.q[2] * y.q[2], x.q[3] * y.q[3]}}; }
+SHOAL_INLINE V div(V x, V y) { return {{x.q[0] / y.q[0], x.q[1] / y.q[1], x.q[2] / y.q[2], x.q[3] / y.q[3]}}; }
+SHOAL_INLINE V fma(V x, V y, V z) {
+#if defined(__FP_FAST_FMAF)
+  SHOAL_EACH_LANE(__builtin_fmaf(x.q[i][j], y.q[i][j], z.q[i][j]));
+#else
+  return add(mul(x, y), z);
+#endif
+}
+SHOAL_INLINE V minimum(V x, V y) { SHOAL_EACH_LANE(x.q[i][j] < y.q[i][j] ? x.q[i][j] : y.q[i][j]); }
+SHOAL_INLINE V maximum(V x, V y) { SHOAL_EACH_LANE(x.q[i][j] > y.q[i][j] ? x.q[i][j] : y.q[i][j]); }
+SHOAL_INLINE V round_even(V x) {  // |x| < 2^22 here: adding 1.5 * 2^23 leaves no fraction bits
+  const V magic = set1(12582912.0f);
+  return sub(add(x, magic), magic);
+}
+SHOAL_INLINE V power_of_two(V n) {
+  V out;
+  for (int i = 0; i < kLanes; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.q[i / 4][i % 4]) + 127) << 23;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    out.q[i / 4][i % 4] = value;
+  }
+  return out;
+}
+// Lanes from <= i < to keep their value, the others take `other`.
+SHOAL_INLINE V keep_range(V x, int from, int to, float other) {
+  SHOAL_EACH_LANE(4 * i + j >= from && 4 * i + j < to ? x.q[i][j] : other);
+}
+// Tree: i + (i+8), then i + (i+4), i + (i+2), i + (i+1).
+SHOAL_INLINE float reduce_add(V x) {
+  const F4 v4 = (x.q[0] + x.q[2]) + (x.q[1] + x.q[3]);
+  return (v4[0] + v4[2]) + (v4[1] + v4[3]);
+}
+SHOAL_INLINE float reduce_max(V x) {
+  float best = x.q[0][0];
+  for (int i = 1; i < kLanes; ++i) best = x.q[i / 4][i % 4] > best ? x.q[i / 4][i % 4] : best;
+  return best;
+}
+
+SHOAL_INLINE V load_bf16_first(const uint16_t* p, int n) {
+  uint32_t wide[kLanes] = {};
+  for (int i = 0; i < n; ++i) wide[i] = static_cast<uint32_t>(p[i]) << 16;
+  V out;
+  std::memcpy(&out, wide, sizeof out);
+  return out;
+}
+SHOAL_INLINE V load_bf16(const uint16_t* p) { return load_bf16_first(p, kLanes); }
+// The 32 weights of one MXFP4 block, times its scale: the even ones (low nibbles), then the odd ones.
+SHOAL_INLINE void load_mxfp4(const uint8_t* block, uint8_t scale, V& even, V& odd) {
+  const float* table = kScaled.row[scale];
+  float low[kLanes], high[kLanes];
+  for (int i = 0; i < kLanes; ++i) low[i] = table[block[i] & 15], high[i] = table[block[i] >> 4];
+  even = load(low);
+  odd = load(high);
+}
+
+}  // namespace

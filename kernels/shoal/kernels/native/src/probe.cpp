@@ -1,0 +1,16 @@
+// Which instruction set the running machine has: 2 AVX-512 (F, BW, DQ, VL), 1 AVX2 with FMA, 0 neither.
+// Compiled by itself for the plain architecture, since it runs before the answer is known.
+#include "abi.h"
+
+SHOAL_API int64_t shoal_probe() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return 2;
+  return avx2 ? 1 : 0;
+#else
+  return 0;
+#endif
+}
