@@ -1,0 +1,1 @@
+"""Tests of the worker: model, engine, experts, stream."""

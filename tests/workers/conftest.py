@@ -1,0 +1,15 @@
+"""Checkpoints shared by the worker's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shoal.cluster.checkpoint.make import make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint of random weights: 4 layers, 8 experts, window 32."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "model", "tiny", seed=1)

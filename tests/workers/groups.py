@@ -1,0 +1,69 @@
+"""A whole expert-parallel group inside one process: one thread per rank, real gloo between them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from tests.workers.engines import even, make_engine
+
+from shoal.workers.checkpoint import open_checkpoint
+from shoal.workers.engine.sequence import Sequence as Seq
+from shoal.workers.experts.exchange import Exchange, LocalExchange
+from shoal.workers.experts.group_exchange import GroupExchange
+from shoal.workers.experts.placement import Placement
+from shoal.workers.experts.process_group import ProcessGroup
+from shoal.workers.experts.rendezvous import RendezvousServer
+
+_epochs = itertools.count(1)
+_server: list[RendezvousServer] = []
+
+
+T = TypeVar("T")
+
+
+def on_ranks(size: int, work: Callable[[int], T]) -> list[T]:
+    """Run `work(rank)` on one thread per rank; the results in rank order. The first error is raised after all end."""
+    with ThreadPoolExecutor(size) as pool:
+        return [future.result() for future in [pool.submit(work, rank) for rank in range(size)]]
+
+
+def exchanges(size: int, placement: Placement, top_k: int, timeout: float = 20.0) -> list[Exchange]:
+    """One connected exchange per rank, in a new epoch."""
+    if size == 1:
+        return [LocalExchange()]
+    if not _server:
+        _server.append(RendezvousServer("127.0.0.1"))
+    epoch, port, cpu = next(_epochs), _server[0].port, torch.device("cpu")
+
+    def connect(rank: int) -> Exchange:
+        group = ProcessGroup("127.0.0.1", port, f"test/{epoch}", rank, size, timeout, cpu)
+        return GroupExchange(group, placement, epoch, top_k, cpu)
+
+    return on_ranks(size, connect)
+
+
+def run_group(
+    path: Path, size: int, per_rank: Sequence[Sequence[Seq]], placement: Placement | None = None
+) -> list[list[int]]:
+    """Generate with a group of `size` ranks, rank r serving `per_rank[r]`; results of all ranks in one list."""
+    shape = open_checkpoint(path).config
+    placement = placement or even(shape.num_layers, shape.num_experts, size)
+    ends = exchanges(size, placement, shape.experts_per_token)
+    engines = [make_engine(path, exchange=end, placement=placement) for end in ends]
+
+    def serve(rank: int) -> list[list[int]]:
+        engine = engines[rank]
+        for s in per_rank[rank]:
+            engine.submit(s)
+        while not engine.step().idle:
+            pass
+        engine.check_integrity()
+        engine.exchange.close()
+        return [s.tokens[s.given_length :] for s in per_rank[rank]]
+
+    return [tokens for rank in on_ranks(size, serve) for tokens in rank]

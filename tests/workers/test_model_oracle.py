@@ -1,0 +1,89 @@
+"""The model against transformers' GptOssForCausalLM on the same checkpoint, in fp32."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.workers.engines import make_engine, random_tokens, run, sequence
+
+from shoal.cluster.checkpoint.make import make_checkpoint
+from shoal.cluster.checkpoint.presets import PRESETS, Preset
+from shoal.workers.engine.batch import build_input
+from shoal.workers.engine.engine import Engine
+from shoal.workers.engine.scheduler import Work
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SHAPES = [
+    PRESETS["tiny"],
+    Preset("odd", 3, 96, 160, 5, 6, 3, vocab_size=509, sliding_window=7, experts_per_token=2, swiglu_limit=3.0),
+    Preset("many-experts", 2, 128, 64, 32, 8, 1, vocab_size=300, sliding_window=16),
+]
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=lambda preset: preset.name)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A checkpoint and transformers' model of it."""
+    from transformers import GptOssForCausalLM, Mxfp4Config
+
+    path = make_checkpoint(tmp_path_factory.mktemp("oracle") / "model", request.param, seed=7)
+    model = GptOssForCausalLM.from_pretrained(
+        path, dtype=torch.float32, quantization_config=Mxfp4Config(dequantize=True), attn_implementation="eager"
+    )
+    return path, model.eval()
+
+
+def logits_of(engine: Engine, tokens: list[int], chunks: list[int]) -> torch.Tensor:
+    """Logits [T, V] of every position, computed in the given chunks."""
+    s = sequence(tokens)
+    s.blocks = engine.blocks.allocate(-(-len(tokens) // engine.model.kv.block_size))
+    rows = []
+    for chunk in chunks:
+        step = build_input([Work(s, chunk, 0)], engine.model.kv.block_size, engine.model.target.device)
+        every = torch.arange(chunk)
+        engine.exchange.agree(0, chunk, False)
+        rows.append(engine.model.forward(type(step)(step.ids, step.positions, step.slots, step.batch, every)))
+        s.computed += chunk
+    engine.blocks.release(s.blocks)
+    return torch.cat(rows)
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """1e-3 absolute and 1e-4 relative: what two exact fp32 implementations keep."""
+    assert (ours - theirs).abs().max().item() < 1e-3
+    assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [lambda n: [n], lambda n: [n - 5, 1, 1, 1, 1, 1], lambda n: [13, 50, n - 63]],
+    ids=["prefill", "then-decode", "chunked"],
+)
+def test_logits_equal_transformers(pair: tuple[Path, Any], chunks: Callable[[int], list[int]]) -> None:
+    """Prefill, decode and chunked prefill past the sliding window give transformers' logits."""
+    path, theirs = pair
+    engine = make_engine(path)
+    tokens = random_tokens(80, engine.model.config.vocab_size, seed=3)
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([tokens])).logits[0]
+    assert_close(logits_of(engine, tokens, chunks(80)), expected)
+
+
+def test_greedy_generation_equals_transformers(pair: tuple[Path, Any]) -> None:
+    """Greedy tokens are transformers' greedy tokens, for several prompts in one batch."""
+    path, theirs = pair
+    engine = make_engine(path)
+    prompts = [random_tokens(n, engine.model.config.vocab_size, seed=n) for n in (5, 24, 41)]
+    ours = run(engine, *(sequence(p, name=str(i), max_tokens=24) for i, p in enumerate(prompts)))
+    for prompt, generated in zip(prompts, ours, strict=True):
+        with torch.inference_mode():
+            ids = torch.tensor([prompt])
+            full = theirs.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, eos_token_id=None
+            )
+        assert full[0, len(prompt) :].tolist() == generated

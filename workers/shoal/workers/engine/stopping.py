@@ -1,0 +1,50 @@
+"""Whether a sequence has ended: pure functions of what it generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from shoal.workers.engine.sequence import Finish, Sequence
+
+LONGEST_LOOP = 64
+"""Longest repeated pattern, in tokens, that counts as a loop."""
+
+
+def finish_after(sequence: Sequence, max_context: int, token_bytes: Seq[bytes]) -> Finish | None:
+    """Why the sequence ends with its last token, or None. Updates the tail kept for stop texts."""
+    stop, token = sequence.stop, sequence.tokens[-1]
+    enough = sequence.num_generated >= stop.min_tokens
+    if token in stop.stop_token_ids and enough:
+        return Finish.STOP_TOKEN
+    if stop.stop_bytes and _found_stop_text(sequence, token_bytes[token]) and enough:
+        return Finish.STOP_BYTES
+    if sequence.num_generated >= stop.max_tokens or len(sequence.tokens) >= max_context:
+        return Finish.LENGTH
+    if stop.loop_limit and _loops(sequence.tokens[sequence.given_length :], stop.loop_limit):
+        return Finish.LOOP
+    return None
+
+
+def replay_tail(sequence: Sequence, token_bytes: Seq[bytes]) -> None:
+    """Rebuild the tail from tokens that earlier attempts generated."""
+    if sequence.stop.stop_bytes:
+        for token in sequence.tokens[sequence.given_length :]:
+            _found_stop_text(sequence, token_bytes[token])
+
+
+def _found_stop_text(sequence: Sequence, new: bytes) -> bool:
+    """Append `new` to the tail and look for a stop text that ends inside it."""
+    tail, texts = sequence.tail, sequence.stop.stop_bytes
+    tail += new
+    found = any(tail.find(text, max(0, len(tail) - len(new) - len(text) + 1)) >= 0 for text in texts)
+    del tail[: max(0, len(tail) - max(map(len, texts)))]
+    return found
+
+
+def _loops(generated: Seq[int], limit: int) -> bool:
+    """Whether the last tokens are one pattern, `limit` times over."""
+    for length in range(1, min(LONGEST_LOOP, len(generated) // limit) + 1):
+        pattern = generated[-length:]
+        if all(generated[-length * (i + 1) : len(generated) - length * i] == pattern for i in range(1, limit)):
+            return True
+    return False

@@ -1,0 +1,134 @@
+"""The exchange over torch.distributed: gloo between CPUs, NCCL between GPUs.
+
+Each message ends in one extra row, the *seal*: (epoch, step, layer, phase, rows, checksum). A stale, foreign or
+damaged message is refused before its rows are used.
+
+The sizes follow from one small all-gather of top-k ids per layer: every rank then knows the whole schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shoal.workers.errors import ExchangeError
+from shoal.workers.experts.exchange import Agreement, Handle
+from shoal.workers.experts.placement import Placement
+from shoal.workers.experts.process_group import ProcessGroup
+
+DISPATCH, COMBINE = 1, 2
+SEAL_WORDS = 6
+
+
+class GroupExchange:
+    """Implements `Exchange` for two ranks and more."""
+
+    def __init__(self, group: ProcessGroup, placement: Placement, epoch: int, top_k: int, device: torch.device) -> None:
+        self._group = group
+        self._epoch = epoch
+        self._step = 0
+        self._bound = 0
+        self._top_k = top_k
+        self._device = device
+        ranks, experts = range(group.size), range(len(placement.holders[0]))
+        # _serving[layer][source, expert]: the rank that computes the expert for tokens of the source
+        self._serving = [
+            torch.tensor([[placement.serving_rank(layer, e, s) for e in experts] for s in ranks], device=device)
+            for layer in range(placement.num_layers)
+        ]
+
+    @property
+    def rank(self) -> int:
+        return self._group.rank
+
+    @property
+    def size(self) -> int:
+        return self._group.size
+
+    def close(self) -> None:
+        self._group.close()
+
+    def agree(self, step: int, tokens_dp: int, stopping: bool) -> Agreement:
+        mine = torch.tensor([self._epoch, step, tokens_dp, int(stopping)], device=self._device)
+        all_ranks = self._group.all_gather(mine).tolist()
+        for rank, (epoch, peer_step, _, _) in enumerate(all_ranks):
+            if (epoch, peer_step) != (self._epoch, step):
+                raise ExchangeError(
+                    f"rank {rank} is at epoch {epoch} step {peer_step}, this rank at epoch {self._epoch} step {step}"
+                )
+        self._step = step
+        self._bound = max(row[2] for row in all_ranks)
+        return Agreement(self._bound, sum(row[2] for row in all_ranks), any(row[3] for row in all_ranks))
+
+    def dispatch(self, layer: int, x_dp: Tensor, ids_dp: Tensor) -> Handle:
+        assert x_dp.shape[0] <= self._bound, f"{x_dp.shape[0]} tokens exceed the agreed bound {self._bound}"
+        ids_global = self._gather_ids(layer, ids_dp)
+        serving = [self._serving[layer][s][ids.long()] for s, ids in enumerate(ids_global)]
+        to_peer = [(serving[self.rank] == p).any(-1).nonzero().squeeze(-1) for p in range(self.size)]
+        mine = [rank_of == self.rank for rank_of in serving]
+        wanted = [m.any(-1) for m in mine]
+        received = self._all_to_all(layer, DISPATCH, [x_dp[t] for t in to_peer], [int(w.sum()) for w in wanted])
+        ids_ep = torch.cat([torch.where(m, ids, -1)[w] for m, ids, w in zip(mine, ids_global, wanted, strict=True)])
+        pairs = tuple((serving[self.rank].flatten() == p).nonzero().squeeze(-1) for p in range(self.size))
+        return Handle(layer, torch.cat(received), ids_ep, x_dp.shape[0], pairs, tuple(int(m.sum()) for m in mine))
+
+    def combine(self, rows_ep: Tensor, handle: Handle) -> Tensor:
+        assert rows_ep.shape[0] == sum(handle.rows_of_peer), f"{rows_ep.shape[0]} rows for {handle.rows_of_peer}"
+        counts = [int(pairs.numel()) for pairs in handle.pairs_of_peer]
+        received = self._all_to_all(handle.layer, COMBINE, rows_ep.split(list(handle.rows_of_peer)), counts)
+        top_k, width = handle.ids_ep.shape[1], rows_ep.shape[1]
+        rows_dp = rows_ep.new_empty(handle.tokens_dp * top_k, width)
+        for pairs, rows in zip(handle.pairs_of_peer, received, strict=True):
+            rows_dp[pairs] = rows
+        return rows_dp.view(handle.tokens_dp, top_k, width)
+
+    def _gather_ids(self, layer: int, ids_dp: Tensor) -> list[Tensor]:
+        """Top-k ids of every rank's tokens, [T_rank, k] each. Row 0 of the message says what and how many."""
+        tokens = ids_dp.shape[0]
+        message = torch.full((self._bound + 1, self._top_k), -1, dtype=torch.int32, device=self._device)
+        message[0, 0], message[0, 1] = tokens, layer
+        message[1 : tokens + 1] = ids_dp
+        gathered = self._group.all_gather(message)
+        result = []
+        for rank, rows in enumerate(gathered):
+            count, peer_layer = rows[0, :2].tolist()
+            if peer_layer != layer or not 0 <= count <= self._bound:
+                raise ExchangeError(
+                    f"rank {rank} announced {count} tokens for layer {peer_layer}, expected layer {layer}"
+                )
+            result.append(rows[1 : count + 1])
+        return result
+
+    def _all_to_all(self, layer: int, phase: int, parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+        """Send parts[p] to rank p, receive counts[p] rows from it; every message is sealed."""
+        width = parts[0].shape[1]
+        outgoing = torch.cat([row for part in parts for row in (part, self._seal(layer, phase, part))])
+        incoming = outgoing.new_empty(sum(counts) + self.size, width)
+        self._group.all_to_all(
+            incoming, outgoing, [count + 1 for count in counts], [part.shape[0] + 1 for part in parts]
+        )
+        received = []
+        for rank, message in enumerate(incoming.split([count + 1 for count in counts])):
+            rows, seal = message[:-1], message[-1:]
+            if not torch.equal(seal.view(torch.int32), self._seal(layer, phase, rows).view(torch.int32)):
+                raise ExchangeError(
+                    f"rank {rank} sent a message that is stale, foreign or damaged "
+                    f"(epoch {self._epoch}, step {self._step}, layer {layer}, phase {phase})"
+                )
+            received.append(rows)
+        return received
+
+    def _seal(self, layer: int, phase: int, rows: Tensor) -> Tensor:
+        """[1, width] in the dtype of `rows`: the words of the seal, bit-cast, then zeros."""
+        checksum = (
+            rows.reshape(-1).view(torch.int32).sum(dtype=torch.int64)
+            if rows.numel()
+            else rows.new_zeros((), dtype=torch.int64)
+        )
+        words = torch.zeros(1, rows.shape[1] * rows.element_size() // 4, dtype=torch.int32, device=rows.device)
+        facts = [self._epoch, self._step & 0x7FFFFFFF, layer, phase, rows.shape[0]]
+        words[0, :5] = torch.tensor(facts, dtype=torch.int32, device=rows.device)
+        words[0, 5] = (checksum & 0x7FFFFFFF).to(torch.int32)
+        return words.view(rows.dtype)

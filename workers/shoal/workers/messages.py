@@ -1,0 +1,96 @@
+"""From a submit message to a sequence, and from step results to messages. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shoal.proto.v1 import worker_pb2 as pb
+from shoal.workers.engine.engine import Output
+from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey, StopParams
+from shoal.workers.errors import RequestError
+from shoal.workers.model.sampling import SamplingParams
+
+_FINISH = {
+    Finish.STOP_TOKEN: pb.SEQUENCE_FINISH_STOP_TOKEN,
+    Finish.STOP_BYTES: pb.SEQUENCE_FINISH_STOP_BYTES,
+    Finish.LENGTH: pb.SEQUENCE_FINISH_LENGTH,
+    Finish.CANCELLED: pb.SEQUENCE_FINISH_CANCELLED,
+    Finish.LOOP: pb.SEQUENCE_FINISH_LOOP,
+}
+
+
+def sequence_from(submit: pb.Submit, vocab_size: int, stream: str) -> Sequence:
+    """Check a submit and make its sequence. Raises RequestError naming the field that is wrong."""
+    if not submit.request_id:
+        raise RequestError("request_id is empty")
+    tokens = [int(token) for part in submit.prompt for token in part.ids]
+    if not tokens:
+        raise RequestError("the prompt is empty")
+    if submit.start_offset >= len(tokens):
+        raise RequestError(f"start_offset {submit.start_offset} needs more than {len(tokens)} prompt tokens")
+    if submit.limits.max_tokens <= submit.start_offset:
+        raise RequestError(f"limits.max_tokens {submit.limits.max_tokens} must exceed start_offset")
+    for name, ids in (("prompt", tokens), ("limits.stop_token_ids", submit.limits.stop_token_ids),
+                      ("sampling.logit_bias", submit.sampling.logit_bias)):  # fmt: skip
+        if ids and max(ids) >= vocab_size:
+            raise RequestError(f"{name} has token {max(ids)}, the vocabulary ends at {vocab_size - 1}")
+    if submit.HasField("constraint"):
+        raise RequestError("this worker has no constrained generation")
+    if submit.adapter_id:
+        raise RequestError(f"adapter {submit.adapter_id!r} is not loaded")
+    s, stop = submit.sampling, submit.limits
+    if any(not text for text in stop.stop_bytes):
+        raise RequestError("limits.stop_bytes has an empty text")
+    return Sequence(
+        key=SequenceKey(submit.request_id, submit.choice),
+        attempt=submit.attempt,
+        tokens=tokens,
+        start_offset=submit.start_offset,
+        seed=submit.seed,
+        sampling=SamplingParams(
+            temperature=s.temperature,
+            top_p=s.top_p,
+            top_k=s.top_k,
+            min_p=s.min_p,
+            repetition_penalty=s.repetition_penalty,
+            presence_penalty=s.presence_penalty,
+            frequency_penalty=s.frequency_penalty,
+            logit_bias=dict(s.logit_bias),
+            logprobs=s.logprobs or s.top_logprobs > 0,
+            top_logprobs=s.top_logprobs,
+        ),
+        stop=StopParams(
+            max_tokens=stop.max_tokens,
+            min_tokens=stop.min_tokens,
+            stop_token_ids=frozenset(stop.stop_token_ids),
+            stop_bytes=tuple(stop.stop_bytes),
+            loop_limit=stop.loop_limit,
+        ),
+        stream=stream,
+        priority=submit.priority,
+        deadline=submit.deadline,
+    )
+
+
+def messages_from(outputs: Iterable[Output]) -> dict[str, list[pb.SequenceOutput]]:
+    """Group outputs by the stream they go to."""
+    by_stream: dict[str, list[pb.SequenceOutput]] = {}
+    for output in outputs:
+        sequence, token = output.sequence, output.token
+        message = pb.SequenceOutput(
+            request_id=sequence.key.request_id,
+            attempt=sequence.attempt,
+            choice=sequence.key.choice,
+            offset=output.offset,
+        )
+        if token is not None:
+            message.ids.append(token.id)
+            if token.logprob is not None:
+                message.logprobs.append(token.logprob)
+            if token.top:
+                top = [pb.TopLogprob(id=i, logprob=p) for i, p in token.top]
+                message.top_logprobs.append(pb.TopLogprobs(top=top))
+        if output.finish is not None:
+            message.finish = _FINISH[output.finish]
+        by_stream.setdefault(sequence.stream, []).append(message)
+    return by_stream

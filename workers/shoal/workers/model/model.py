@@ -1,0 +1,94 @@
+"""GPT-OSS, layer by layer: `gpt_oss/torch/model.py` says the same with other words.
+
+    x = embed(token)
+    for each layer:
+        x += out(attention(rope(qkv(norm(x))), sinks, window of this layer))
+        x += sum over the chosen experts of weight * expert(norm(x))
+    logits = unembed(norm(x))
+
+The residual stream has the activation dtype; every row is bitwise independent of the other rows in its batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shoal.kernels import attention as attn
+from shoal.kernels import dense, norm, rope
+from shoal.kernels.target import Target
+from shoal.workers.model.config import ModelConfig
+from shoal.workers.model.kv_cache import KvCache
+from shoal.workers.model.moe import ExpertLayer
+from shoal.workers.model.timing import Stopwatch
+from shoal.workers.model.weights import AttentionWeights, DenseWeights
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """One step's tokens of this rank, all sequences end to end. Zero tokens are allowed: the rank then only serves
+    its experts to the others."""
+
+    ids: Tensor  # [T] int64
+    positions: Tensor  # [T] int64, place of each token in its sequence
+    slots: Tensor  # [T] int64, where its key and value go
+    batch: attn.AttentionBatch
+    logit_rows: Tensor  # [L] int64, tokens whose logits are wanted
+
+
+class Model:
+    """Dense weights, the layers' experts and the KV cache of one rank."""
+
+    def __init__(self, config: ModelConfig, target: Target, weights: DenseWeights, kv: KvCache, max_context: int):
+        self.config = config
+        self.target = target
+        self.weights = weights
+        self.kv = kv
+        self.experts: tuple[ExpertLayer, ...] = ()
+        self.stopwatch = Stopwatch()
+        r = config.rope
+        self._cos, self._sin = rope.rope_tables(
+            r.theta, r.factor, r.beta_fast, r.beta_slow, r.original_context, r.concentration, config.head_dim,
+            max_context, target.device,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def forward(self, step: ModelInput) -> Tensor:
+        """Write the step's keys and values and return logits [L, V] fp32 of the wanted rows.
+
+        Raises ExchangeError when a rank fails in the middle; the step then never happened.
+        """
+        assert len(self.experts) == self.config.num_layers, "no experts yet: join a group first"
+        eps, watch = self.config.rms_eps, self.stopwatch
+        x_dp = self.weights.embedding[step.ids].to(self.target.dtype)
+        for layer, weights in enumerate(self.weights.attention):
+            with watch.phase("attention"):
+                x_dp = x_dp + self._attention(layer, weights, norm.rms_norm(x_dp, weights.norm, eps), step)
+            router = self.weights.routers[layer]
+            with watch.phase("routing"):
+                t_dp = norm.rms_norm(x_dp, router.norm, eps)
+                router_logits = dense.linear(t_dp, router.weight, router.bias, torch.float32)
+            x_dp = x_dp + self.experts[layer](t_dp, router_logits, watch)
+        with watch.phase("unembedding"):
+            return self._logits(x_dp[step.logit_rows])
+
+    def _attention(self, layer: int, weights: AttentionWeights, t_dp: Tensor, step: ModelInput) -> Tensor:
+        """[T, H] -> [T, H]. q, k: [T, heads, head_dim] with rope; causal, windowed on sliding layers."""
+        c, kv = self.config, self.kv
+        qkv = dense.linear(t_dp, weights.qkv, weights.qkv_bias)
+        q, k, v = qkv.split([c.q_size, c.kv_size, c.kv_size], dim=-1)
+        q = q.reshape(-1, c.num_heads, c.head_dim).contiguous()
+        k = k.reshape(-1, c.num_kv_heads, c.head_dim).contiguous()
+        v = v.reshape(-1, c.num_kv_heads, c.head_dim).contiguous()
+        rope.apply_rope_(q, k, step.positions, self._cos, self._sin)
+        attn.write_kv(k, v, kv.keys[layer], kv.values[layer], step.slots)
+        o = attn.attention(
+            q, kv.keys[layer], kv.values[layer], step.batch, weights.sinks, c.layer_windows[layer], c.attention_scale
+        )
+        return dense.linear(o.reshape(-1, c.q_size), weights.out, weights.out_bias)
+
+    def _logits(self, x_dp: Tensor) -> Tensor:
+        t_dp = norm.rms_norm(x_dp, self.weights.norm, self.config.rms_eps)
+        return dense.linear(t_dp, self.weights.unembedding, None, torch.float32)

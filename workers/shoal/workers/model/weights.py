@@ -1,0 +1,116 @@
+"""A rank's weights: every dense tensor, and its own experts only.
+
+Dense tensors keep the published bf16. Experts keep the published MXFP4 bytes, stacked in slots: local slot i of a
+layer holds the i-th expert that the placement gives this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shoal.kernels.mxfp4 import ExpertWeights
+from shoal.workers.checkpoint import Checkpoint
+from shoal.workers.model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWeights:
+    """One layer's attention. q, k and v are fused in rows: q_size, then kv_size twice."""
+
+    norm: Tensor  # [H]
+    qkv: Tensor  # [q_size + 2 * kv_size, H]
+    qkv_bias: Tensor  # [q_size + 2 * kv_size]
+    sinks: Tensor  # [num_heads], one unscaled logit per head
+    out: Tensor  # [H, q_size]
+    out_bias: Tensor  # [H]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterWeights:
+    """One layer's choice of experts."""
+
+    norm: Tensor  # [H]
+    weight: Tensor  # [E, H]
+    bias: Tensor  # [E]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerExperts:
+    """The experts of one layer that this rank holds, in slot order."""
+
+    ids: tuple[int, ...]
+    gate_up: ExpertWeights  # [slots, 2I, H], gate and up rows interleaved
+    down: ExpertWeights  # [slots, H, I]
+
+
+@dataclass(frozen=True, slots=True)
+class DenseWeights:
+    """What every rank holds."""
+
+    embedding: Tensor  # [V, H]
+    unembedding: Tensor  # [V, H]
+    norm: Tensor  # [H]
+    attention: tuple[AttentionWeights, ...]
+    routers: tuple[RouterWeights, ...]
+
+
+def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
+    """Read every tensor that is not an expert. Raises CheckpointError."""
+
+    def tensor(name: str) -> Tensor:
+        return checkpoint.tensor(name).to(device).contiguous()
+
+    attention, routers = [], []
+    for layer in range(checkpoint.config.num_layers):
+        base = f"model.layers.{layer}."
+        parts = [checkpoint.tensor(f"{base}self_attn.{x}_proj.weight") for x in "qkv"]
+        biases = [checkpoint.tensor(f"{base}self_attn.{x}_proj.bias") for x in "qkv"]
+        attention.append(
+            AttentionWeights(
+                norm=tensor(base + "input_layernorm.weight"),
+                qkv=torch.cat(parts).to(device),
+                qkv_bias=torch.cat(biases).to(device),
+                sinks=tensor(base + "self_attn.sinks"),
+                out=tensor(base + "self_attn.o_proj.weight"),
+                out_bias=tensor(base + "self_attn.o_proj.bias"),
+            )
+        )
+        routers.append(
+            RouterWeights(
+                norm=tensor(base + "post_attention_layernorm.weight"),
+                weight=tensor(base + "mlp.router.weight"),
+                bias=tensor(base + "mlp.router.bias"),
+            )
+        )
+    return DenseWeights(
+        embedding=tensor("model.embed_tokens.weight"),
+        unembedding=tensor("lm_head.weight"),
+        norm=tensor("model.norm.weight"),
+        attention=tuple(attention),
+        routers=tuple(routers),
+    )
+
+
+def load_experts(checkpoint: Checkpoint, layer: int, ids: Sequence[int], device: torch.device) -> LayerExperts:
+    """Read only the byte ranges of experts `ids` of `layer`. Raises CheckpointError."""
+
+    def expert_weights(projection: str) -> ExpertWeights:
+        name = f"model.layers.{layer}.mlp.experts.{projection}"
+        return ExpertWeights(
+            blocks=checkpoint.experts(name + "_blocks", ids).to(device),
+            scales=checkpoint.experts(name + "_scales", ids).to(device),
+            bias=checkpoint.experts(name + "_bias", ids).to(device),
+        )
+
+    return LayerExperts(tuple(ids), expert_weights("gate_up_proj"), expert_weights("down_proj"))
+
+
+def expert_bytes(config: ModelConfig) -> int:
+    """Packed bytes of one expert: blocks, scales and bf16 biases of both projections."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    weights = 2 * inner * hidden + hidden * inner
+    return weights // 2 + weights // 32 + 2 * (2 * inner + hidden)

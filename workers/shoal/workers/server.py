@@ -1,0 +1,195 @@
+"""The worker's gRPC server: one stream per router, on an event loop of its own thread.
+
+The engine's thread hands messages over with `send`; a router that reads too slowly is cut off, it never makes the
+engine wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import structlog
+
+from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import worker_pb2_grpc
+from shoal.wire.credentials import add_port, join_address
+from shoal.wire.options import server_options
+from shoal.workers.errors import NotReadyError, OverloadedError, RequestError, StaleAttemptError, WorkerError
+
+log = structlog.get_logger()
+
+RETRY_AFTER_MS = 200
+"""What an overloaded worker suggests."""
+
+
+class Service(Protocol):
+    """What the server needs from the worker. Called on the server's event loop, so nothing here may block."""
+
+    def welcome(self) -> pb.Welcome: ...
+    def submit(self, submit: pb.Submit, stream: str) -> pb.Accepted: ...
+    def cancel(self, cancel: pb.Cancel) -> None: ...
+    def hang_up(self, stream: str) -> None: ...
+    def woken(self, epoch: int, step: int) -> bool: ...
+    def status_message(self) -> pb.GetStatusResponse: ...
+
+
+class Outbox:
+    """Messages waiting for one router. Only the event loop's thread touches it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._messages: deque[pb.ConnectResponse] = deque()
+        self._news = asyncio.Event()
+        self.overflowed = False
+
+    def put(self, message: pb.ConnectResponse) -> None:
+        """Never waits; past the limit the outbox is overflowed for good."""
+        if len(self._messages) >= self._limit:
+            self.overflowed = True
+        else:
+            self._messages.append(message)
+        self._news.set()
+
+    async def get(self) -> pb.ConnectResponse | None:
+        """The next message; None once overflowed."""
+        while not self._messages and not self.overflowed:
+            self._news.clear()
+            await self._news.wait()
+        return None if self.overflowed else self._messages.popleft()
+
+
+class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
+    """Serves `Service` over gRPC on its own thread."""
+
+    def __init__(self, service: Service, host: str, port: int, outbox_limit: int) -> None:
+        self._service = service
+        self._host, self._port = host, port
+        self._outbox_limit = outbox_limit
+        self._outboxes: dict[str, Outbox] = {}
+        self._numbers = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="worker-grpc", daemon=True)
+        self._server: grpc.aio.Server | None = None
+        self.address = ""
+
+    def start(self) -> None:
+        """Listen. Raises OSError when the address cannot be had."""
+        self._thread.start()
+        self.address = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(timeout=30)
+
+    def stop(self) -> None:
+        """Close every stream and end the thread. Safe to repeat."""
+        if self._server is not None:
+            asyncio.run_coroutine_threadsafe(self._server.stop(0.5), self._loop).result(timeout=30)
+            self._server = None
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=10)
+            self._loop.close()
+
+    def send(self, stream: str, message: pb.ConnectResponse) -> None:
+        """Queue a message for a router, from any thread. Unknown streams hear nothing."""
+        self._loop.call_soon_threadsafe(self._deliver, stream, message)
+
+    def _deliver(self, stream: str, message: pb.ConnectResponse) -> None:
+        outbox = self._outboxes.get(stream)
+        if outbox is not None:
+            outbox.put(message)
+
+    async def _start(self) -> str:
+        self._server = grpc.aio.server(options=server_options())
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
+        port = add_port(self._server, self._host, self._port)
+        await self._server.start()
+        return join_address(self._host, port)
+
+    # -- the service ----------------------------------------------------------------------------------------------
+
+    async def Connect(  # type: ignore[override]  # noqa: N802  # gRPC's name; the stub's union type fits no handler
+        self, request_iterator: AsyncIterator[pb.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        """One router's stream, until either end goes."""
+        stream = f"stream-{next(self._numbers)}"
+        outbox = self._outboxes[stream] = Outbox(self._outbox_limit)
+        reader = asyncio.create_task(self._read(stream, outbox, request_iterator))
+        reader.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            outbox_message = asyncio.create_task(outbox.get())
+            while True:
+                await asyncio.wait({reader, outbox_message}, return_when=asyncio.FIRST_COMPLETED)
+                if outbox_message.done():
+                    message = outbox_message.result()
+                    if message is None:
+                        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "this router reads too slowly")
+                        return
+                    yield message
+                    outbox_message = asyncio.create_task(outbox.get())
+                elif reader.done():
+                    outbox_message.cancel()
+                    return
+        finally:
+            reader.cancel()
+            del self._outboxes[stream]
+            self._service.hang_up(stream)
+
+    async def GetStatus(  # type: ignore[override]  # noqa: N802  # as above
+        self, request: pb.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetStatusResponse:
+        """What the worker is and does."""
+        return self._service.status_message()
+
+    async def Wake(  # type: ignore[override]  # noqa: N802  # as above
+        self, request: pb.WakeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.WakeResponse:
+        """A peer begins a step."""
+        return pb.WakeResponse(joined=self._service.woken(request.epoch, request.step))
+
+    async def _read(self, stream: str, outbox: Outbox, requests: AsyncIterator[pb.ConnectRequest]) -> None:
+        async for request in requests:
+            kind = request.WhichOneof("message")
+            if kind == "hello":
+                outbox.put(pb.ConnectResponse(welcome=self._service.welcome()))
+            elif kind == "submit":
+                outbox.put(self._submit(request.submit, stream))
+            elif kind == "cancel":
+                self._service.cancel(request.cancel)
+
+    def _submit(self, submit: pb.Submit, stream: str) -> pb.ConnectResponse:
+        """The answer precedes every token: both go through the loop in this order."""
+        try:
+            return pb.ConnectResponse(accepted=self._service.submit(submit, stream))
+        except WorkerError as error:
+            reason, message = refusal_of(error), str(error)
+        except Exception:  # a bug must not end the other requests of this router
+            log.exception("a submit failed", request=submit.request_id)
+            reason, message = pb.REFUSAL_REASON_INTERNAL, "the worker failed to take the request"
+        return pb.ConnectResponse(
+            refused=pb.Refused(
+                request_id=submit.request_id,
+                attempt=submit.attempt,
+                choice=submit.choice,
+                reason=reason,
+                message=message,
+                retry_after_ms=RETRY_AFTER_MS if reason == pb.REFUSAL_REASON_OVERLOADED else 0,
+            )
+        )
+
+
+def refusal_of(error: WorkerError) -> pb.RefusalReason.ValueType:
+    """The typed reason that a router is told."""
+    if isinstance(error, RequestError):
+        return pb.REFUSAL_REASON_INVALID
+    if isinstance(error, OverloadedError):
+        return pb.REFUSAL_REASON_OVERLOADED
+    if isinstance(error, StaleAttemptError):
+        return pb.REFUSAL_REASON_STALE_ATTEMPT
+    if isinstance(error, NotReadyError):
+        return pb.REFUSAL_REASON_UNAVAILABLE
+    return pb.REFUSAL_REASON_INTERNAL

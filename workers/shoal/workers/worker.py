@@ -1,0 +1,240 @@
+"""One worker without Ray: an engine on its own thread, a gRPC server on another, and the group they belong to.
+
+prepare   dense weights, KV cache, gRPC server          -> listening, not ready
+join      this rank's experts, the exchange, the loop   -> ready
+stop      refuse, drain, end the threads
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from shoal.kernels import native
+from shoal.kernels import target as targets
+from shoal.proto.v1 import worker_pb2 as pb
+from shoal.workers.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from shoal.workers.config import WorkerConfig
+from shoal.workers.engine.engine import Engine, EngineLimits
+from shoal.workers.engine.scheduler import Limits
+from shoal.workers.errors import NotReadyError
+from shoal.workers.experts.alarm import Alarm
+from shoal.workers.experts.exchange import Exchange, LocalExchange
+from shoal.workers.experts.group import GroupSpec, JoinReport, WorkerFacts
+from shoal.workers.experts.group_exchange import GroupExchange
+from shoal.workers.experts.process_group import ProcessGroup
+from shoal.workers.loop import EngineLoop
+from shoal.workers.messages import sequence_from
+from shoal.workers.model.kv_cache import allocate
+from shoal.workers.model.model import Model
+from shoal.workers.model.moe import ExpertLayer
+from shoal.workers.model.token_bytes import read_token_bytes
+from shoal.workers.model.weights import load_dense, load_experts
+from shoal.workers.server import WorkerServer
+
+log = structlog.get_logger()
+
+KERNEL_VERSION = 1
+"""Raised whenever a kernel may give other bits than before."""
+
+
+class Worker:
+    """One rank. Implements `server.Service`: the gRPC thread calls submit, cancel, hang_up, woken and status."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.config = config
+        self._target = targets.choose(config.device)
+        self._alarm = Alarm()
+        self._server = WorkerServer(self, config.host, config.port, config.outbox_limit)
+        self._welcome = pb.Welcome(worker_id=config.worker_id, group=config.group, protocol=1)
+        self._checkpoint: Checkpoint | None = None
+        self._engine: Engine | None = None
+        self._loop: EngineLoop | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> WorkerFacts:
+        """Load what every rank holds and listen. Raises CheckpointError, ConfigError."""
+        start = time.monotonic()
+        torch.set_num_threads(self.config.threads)
+        if self._target.backend == "native":
+            native.set_threads(self.config.threads)
+        checkpoint = open_checkpoint(Path(self.config.model))
+        model_config, config = checkpoint.config, self.config
+        tokenizer = checkpoint.tokenizer_path
+        if tokenizer is None:
+            raise CheckpointError(f"{checkpoint.path}: has no tokenizer.json")
+        token_bytes = read_token_bytes(tokenizer, model_config.vocab_size)
+        tokenizer_hash = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
+        max_context = min(model_config.max_context, config.kv_tokens, config.max_context or config.kv_tokens)
+        num_blocks = config.kv_tokens // config.block_size
+        kv = allocate(model_config, num_blocks, config.block_size, self._target.dtype, self._target.device)
+        model = Model(model_config, self._target, load_dense(checkpoint, self._target.device), kv, max_context)
+        limits = EngineLimits(
+            Limits(config.max_batch_size, config.max_batch_tokens, config.block_size), config.max_waiting, max_context
+        )
+        self._checkpoint = checkpoint
+        self._engine = Engine(model, LocalExchange(), limits, token_bytes)
+        self._server.start()
+        numerics_id = self._numerics_id(checkpoint)
+        self._welcome.MergeFrom(
+            pb.Welcome(
+                numerics_id=numerics_id,
+                max_context=max_context,
+                vocab_size=model_config.vocab_size,
+                eos_token_ids=model_config.eos_token_ids,
+                tokenizer_hash=tokenizer_hash,
+            )
+        )
+        seconds = time.monotonic() - start
+        log.info(
+            "worker prepared", worker=config.worker_id, address=self._server.address, kernels=self._target.kernel_class,
+            kv_tokens=config.kv_tokens, kv_bytes=sum(2 * k.nbytes for k in kv.keys), seconds=round(seconds, 3),
+        )  # fmt: skip
+        return WorkerFacts(
+            worker_id=config.worker_id,
+            address=self._server.address,
+            pid=os.getpid(),
+            node_ip=config.host,
+            num_layers=model_config.num_layers,
+            num_experts=model_config.num_experts,
+            numerics_id=numerics_id,
+            kernel_path=self._target.kernel_class,
+            tokenizer_hash=tokenizer_hash,
+            bytes_read=checkpoint.bytes_read,
+            seconds=seconds,
+        )
+
+    def join(self, spec: GroupSpec) -> JoinReport:
+        """Load this rank's experts, connect to the peers and serve. Raises ExchangeError, CheckpointError."""
+        if self._checkpoint is None or self._engine is None:
+            raise NotReadyError("prepare() comes before join()")
+        assert self._loop is None, "this worker serves a group already"
+        start, read_before = time.monotonic(), self._checkpoint.bytes_read
+        rank = next(m.rank for m in spec.members if m.worker_id == self.config.worker_id)
+        config = self._checkpoint.config
+        experts = [
+            load_experts(self._checkpoint, layer, spec.placement.experts_of(layer, rank), self._target.device)
+            for layer in range(config.num_layers)
+        ]
+        exchange = self._make_exchange(spec, rank)
+        self._engine.model.experts = tuple(ExpertLayer(config, i, layer, exchange) for i, layer in enumerate(experts))
+        self._engine.exchange = exchange
+        self._engine.next_step = 0
+        self._alarm.connect(spec.epoch, [m.address for m in spec.members if m.rank != rank])
+        self._welcome.MergeFrom(pb.Welcome(rank=rank, ep_size=spec.size, epoch=spec.epoch))
+        self._loop = EngineLoop(self._engine, spec.epoch, self._alarm, self._server.send)
+        self._loop.start()
+        return JoinReport(
+            rank=rank,
+            experts_loaded=sum(len(layer.ids) for layer in experts),
+            bytes_read=self._checkpoint.bytes_read - read_before,
+            seconds=time.monotonic() - start,
+        )
+
+    def stop(self, grace: float = 0.0) -> None:
+        """Refuse new requests, wait up to `grace` seconds for running ones, then end both threads. Safe to repeat."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.refuse_new()
+            deadline = time.monotonic() + grace
+            while loop.busy and time.monotonic() < deadline:
+                time.sleep(0.02)
+            loop.stop(timeout=self.config.collective_timeout + 5.0)
+        self._alarm.disconnect()
+        self._server.stop()
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+
+    # -- called by the gRPC thread ------------------------------------------------------------------------------
+
+    def welcome(self) -> pb.Welcome:
+        """What this worker is."""
+        return self._welcome
+
+    def submit(self, submit: pb.Submit, stream: str) -> pb.Accepted:
+        """Check and queue a request. Raises a WorkerError that says why not."""
+        if self._loop is None:
+            raise NotReadyError("this worker is not in a group")
+        self._loop.submit(sequence_from(submit, self._welcome.vocab_size, stream))
+        return pb.Accepted(
+            request_id=submit.request_id,
+            attempt=submit.attempt,
+            choice=submit.choice,
+            numerics_id=self._welcome.numerics_id,
+        )
+
+    def cancel(self, cancel: pb.Cancel) -> None:
+        """End a request before the next step."""
+        if self._loop is not None:
+            self._loop.cancel(cancel)
+
+    def hang_up(self, stream: str) -> None:
+        """A router's stream ended: nobody hears its sequences any more."""
+        if self._loop is not None:
+            self._loop.hang_up(stream)
+
+    def woken(self, epoch: int, step: int) -> bool:
+        """A peer begins a step."""
+        return self._alarm.woken(epoch, step)
+
+    def status_message(self) -> pb.GetStatusResponse:
+        """The state as routers and people see it."""
+        ready = self._loop is not None and self._loop.ready
+        response = pb.GetStatusResponse(identity=self._welcome, ready=ready, pid=os.getpid())
+        response.kernel_path = self._target.kernel_class
+        engine = self._engine
+        if engine is None:
+            return response
+        response.steps = engine.counters.steps
+        response.generated_tokens = engine.counters.generated_tokens
+        response.prompt_tokens = engine.counters.prompt_tokens
+        response.running = len(engine.running)
+        response.waiting = len(engine.waiting)
+        response.kv_blocks = engine.blocks.num_blocks
+        response.kv_blocks_used = engine.blocks.num_blocks - engine.blocks.num_free
+        for layer, experts in enumerate(engine.model.experts):
+            for expert, tokens in experts.loads.items():
+                response.expert_loads.add(layer=layer, expert=expert, tokens=tokens)
+        for phase, seconds in dict(engine.model.stopwatch.seconds).items():
+            response.step_seconds[phase] = seconds
+        return response
+
+    def status(self) -> dict[str, Any]:
+        """The same as plain values, for the controller."""
+        message = self.status_message()
+        return {
+            "worker_id": self.config.worker_id,
+            "rank": message.identity.rank,
+            "epoch": message.identity.epoch,
+            "ready": message.ready,
+            "failure": self._loop.failure if self._loop is not None else "",
+            "running": message.running,
+            "waiting": message.waiting,
+            "steps": message.steps,
+            "generated_tokens": message.generated_tokens,
+            "pid": message.pid,
+        }
+
+    # -- small things ---------------------------------------------------------------------------------------------
+
+    def _make_exchange(self, spec: GroupSpec, rank: int) -> Exchange:
+        if spec.size == 1:
+            return LocalExchange()
+        assert self._checkpoint is not None, "no checkpoint"
+        group = ProcessGroup(
+            spec.store_host, spec.store_port, f"{spec.group}/{spec.epoch}", rank, spec.size,
+            self.config.collective_timeout, self._target.device,
+        )  # fmt: skip
+        top_k = self._checkpoint.config.experts_per_token
+        return GroupExchange(group, spec.placement, spec.epoch, top_k, self._target.device)
+
+    def _numerics_id(self, checkpoint: Checkpoint) -> str:
+        parts = (self._target.kernel_class, str(self._target.dtype), str(KERNEL_VERSION), checkpoint.fingerprint)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
