@@ -1,0 +1,122 @@
+"""What one router needs to know before it starts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from shoal.router.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """Settings of one router. Complete after construction; a wrong value raises StartError naming its key.
+
+    Times are seconds unless the name says otherwise.
+    """
+
+    model_dir: str
+    """Directory with the model's tokenizer.json."""
+    host: str = "127.0.0.1"
+    """Address that the gRPC server listens on."""
+    port: int = 50051
+    """0 takes a free port."""
+    insecure: bool = False
+    """Allow listening off loopback in the clear."""
+    metrics_host: str = "127.0.0.1"
+    """Address that /metrics is served on."""
+    metrics_port: int = 9464
+    """0 takes a free port; -1 serves none."""
+    redis_url: str = ""
+    """Sessions and the cluster registry; empty: neither."""
+    workers: tuple[str, ...] = ()
+    """Workers (`host:port`) besides those in the registry."""
+    groups: tuple[str, ...] = ()
+    """Groups of the registry to serve from; empty: all."""
+    registry_poll: float = 0.5
+    """Time between two looks at the registry."""
+    max_running: int = 256
+    """Requests served at once."""
+    max_waiting: int = 256
+    """Requests waiting for room; more are refused."""
+    max_choices: int = 16
+    """Most continuations of one prompt."""
+    max_unread_tokens: int = 8192
+    """Tokens kept for a client that does not read, per continuation; with more it is cut off."""
+    max_request_seconds: float = 3600.0
+    """Longest life of a request, whatever deadline its client gave."""
+    worker_wait_seconds: float = 5.0
+    """How long a request waits for a first ready worker."""
+    accept_seconds: float = 10.0
+    """How long a worker may take to say whether it takes a request."""
+    session_ttl_seconds: int = 86_400
+    """How long an idle session is kept when the request does not say."""
+    max_session_ttl_seconds: int = 30 * 86_400
+    """Longest time a request may ask for."""
+    drain_seconds: float = 30.0
+    """How long running requests may go on after a shutdown began."""
+    ready_file: str = ""
+    """Written (JSON with the bound addresses) once the router listens; empty: none."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    router_id: str = field(default_factory=lambda: f"router-{secrets.token_hex(4)}")
+    """Unique among live routers."""
+
+    def __post_init__(self) -> None:
+        for key in (
+            "max_running",
+            "max_choices",
+            "max_unread_tokens",
+            "session_ttl_seconds",
+            "max_session_ttl_seconds",
+        ):
+            self._require(key, getattr(self, key) >= 1, "at least 1")
+        for key in ("registry_poll", "max_request_seconds", "accept_seconds"):
+            self._require(key, getattr(self, key) > 0, "above 0")
+        for key in ("max_waiting", "worker_wait_seconds", "drain_seconds"):
+            self._require(key, getattr(self, key) >= 0, "0 or more")
+        self._require("model_dir", self.model_dir != "", "a directory")
+        self._require("host", self.host != "", "an address")
+        self._require("port", 0 <= self.port <= 65535, "0 to 65535")
+        self._require("metrics_port", -1 <= self.metrics_port <= 65535, "-1 to 65535")
+        self._require("router_id", self.router_id != "", "a name")
+        levels = ("debug", "info", "warning", "error")
+        self._require("log_level", self.log_level in levels, f"one of {', '.join(levels)}")
+        schemes = ("redis://", "rediss://", "unix://")
+        self._require("redis_url", self.redis_url == "" or self.redis_url.startswith(schemes), f"a {schemes} URL")
+        for address in self.workers:
+            host, colon, port = address.rpartition(":")
+            valid = bool(host) and bool(colon) and port.isdigit() and 0 < int(port) < 65536
+            self._require("workers", valid, "a list of host:port")
+        self._require("session_ttl_seconds", self.session_ttl_seconds <= self.max_session_ttl_seconds,
+                      "at most max_session_ttl_seconds")  # fmt: skip
+
+    def _require(self, key: str, holds: bool, expected: str) -> None:
+        if not holds:
+            shown = "<hidden>" if key == "redis_url" else repr(getattr(self, key))  # a URL may hold a password
+            raise StartError(f"router.{key} must be {expected}, not {shown}")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> RouterConfig:
+        """From parsed TOML or JSON. Raises StartError naming a key that is unknown, missing or of the wrong type."""
+        known = {f.name: str(f.type) for f in fields(cls)}
+        if unknown := sorted(set(values) - set(known)):
+            raise StartError(f"router.{unknown[0]} is not a setting; known are {', '.join(sorted(known))}")
+        if "model_dir" not in values:
+            raise StartError("router.model_dir is missing")
+        return cls(**{key: _checked(key, known[key], value) for key, value in values.items()})
+
+
+def _checked(key: str, kind: str, value: Any) -> Any:
+    """`value` as the setting's type, or StartError."""
+    if kind.startswith("tuple") and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    exact = {"str": str, "int": int, "bool": bool}.get(kind)
+    if exact is not None and type(value) is exact:
+        return value
+    words = {"str": "a string", "int": "an integer", "bool": "true or false", "float": "a number"}
+    raise StartError(f"router.{key} must be {words.get(kind, 'a list of strings')}, not {value!r}")

@@ -1,0 +1,140 @@
+"""Everything that can go wrong in a router, and what a client is told about it.
+
+Refusing to start (never seen by a client):
+
+    StartError               the configuration, the model directory or the machine; says which key or file
+
+Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wire.status` alone):
+
+    InvalidError             INVALID_ARGUMENT
+    ├── FieldError             names the field
+    └── PromptTooLongError     says by how many tokens
+    AbsentError              NOT_FOUND
+    └── SessionAbsentError
+    ConflictError            ABORTED
+    └── TurnConflictError      another writer appended first
+    OverloadedError          RESOURCE_EXHAUSTED
+    ├── QueueFullError         this router has no room
+    ├── WorkersBusyError       every worker refused
+    └── SlowReaderError        the client reads too slowly
+    UnavailableError         UNAVAILABLE
+    ├── NoWorkerError          none is connected and ready
+    ├── WorkerLostError        the stream to the worker broke
+    ├── SessionsAwayError      Redis does not answer
+    └── StoppingError          this router is shutting down
+    LateError                DEADLINE_EXCEEDED
+    InternalError            INTERNAL
+    └── WorkerFaultError       a worker failed, or broke the protocol
+"""
+
+from __future__ import annotations
+
+from shoal.wire.status import (
+    AbsentError,
+    ConflictError,
+    InternalError,
+    InvalidError,
+    LateError,
+    OverloadedError,
+    UnavailableError,
+    WireError,
+)
+
+__all__ = [
+    "FieldError", "LateError", "NoWorkerError", "PromptTooLongError", "QueueFullError", "SessionAbsentError",
+    "SessionsAwayError", "SlowReaderError", "StartError", "StoppingError", "TurnConflictError", "WireError",
+    "WorkerFaultError", "WorkerLostError", "WorkersBusyError",
+]  # fmt: skip
+
+
+class StartError(Exception):
+    """A router cannot start; the message names the key or the file and what is expected there."""
+
+
+class FieldError(InvalidError):
+    """A field of the request has a value it may not have."""
+
+    reason = "invalid_field"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field} {problem}")
+        self.field = field
+
+
+class PromptTooLongError(InvalidError):
+    """The prompt leaves no room for a single token of answer."""
+
+    reason = "prompt_too_long"
+
+    def __init__(self, tokens: int, max_context: int) -> None:
+        over = tokens + 1 - max_context
+        super().__init__(
+            f"the prompt has {tokens} tokens, {over} too many: the context holds {max_context} with the answer"
+        )
+        self.over = over
+
+
+class SessionAbsentError(AbsentError):
+    """No such session: never made, expired, deleted, or another tenant's."""
+
+    reason = "session_absent"
+
+
+class TurnConflictError(ConflictError):
+    """The session is not at the turn that the writer expected."""
+
+    reason = "turn_conflict"
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(
+            f"turn {expected} was expected to come next, but the session is at turn {found}: read it again"
+        )
+        self.expected, self.found = expected, found
+
+
+class QueueFullError(OverloadedError):
+    """This router runs and queues as many requests as it may."""
+
+    reason = "queue_full"
+
+
+class WorkersBusyError(OverloadedError):
+    """Every worker that is ready refused the request for lack of room."""
+
+    reason = "workers_busy"
+
+
+class SlowReaderError(OverloadedError):
+    """Generated tokens pile up because the client does not read them."""
+
+    reason = "slow_reader"
+
+
+class NoWorkerError(UnavailableError):
+    """No worker is connected and ready."""
+
+    reason = "no_worker"
+
+
+class WorkerLostError(UnavailableError):
+    """The stream to the worker broke while it served the request."""
+
+    reason = "worker_lost"
+
+
+class SessionsAwayError(UnavailableError):
+    """Redis does not answer, so sessions cannot be served; stateless requests can."""
+
+    reason = "sessions_away"
+
+
+class StoppingError(UnavailableError):
+    """This router is shutting down; another one serves."""
+
+    reason = "stopping"
+
+
+class WorkerFaultError(InternalError):
+    """A worker failed at the request, or broke the protocol."""
+
+    reason = "worker_fault"

@@ -1,0 +1,88 @@
+"""What is said in a conversation, and what it looks like as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+Effort = Literal["low", "medium", "high"]
+
+CHANNELS = ("analysis", "commentary", "final")
+"""Reasoning; tool calls and words about them; the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The ids of one message. `ids[first:last]` were sampled by the model, the others were given."""
+
+    ids: tuple[int, ...]
+    first: int = 0
+    last: int = 0
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.first <= self.last <= len(self.ids), (
+            f"generated span {self.first}:{self.last} of {len(self.ids)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message. Empty strings stand for what is absent."""
+
+    role: Role
+    content: str
+    channel: str = ""
+    recipient: str = ""
+    name: str = ""  # of a tool, such as "functions.lookup"
+    content_type: str = ""  # such as "json"
+    rendered: Rendered | None = None  # ids from an earlier rendering, used instead of a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive prompt tokens of one origin."""
+
+    ids: tuple[int, ...]
+    generated: bool
+
+
+def visible(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """The messages that the model sees again: all but the reasoning of turns that are over.
+
+    A turn is over once it was answered on the final channel or the user spoke again, so within a tool loop the
+    reasoning since the user's last word stays.
+
+    >>> thought, answer = ChatMessage("assistant", "hm", "analysis"), ChatMessage("assistant", "4", "final")
+    >>> question = ChatMessage("user", "?")
+    >>> visible([question, thought, answer, question, thought]) == [question, answer, question, thought]
+    True
+    """
+    over = -1
+    for index, message in enumerate(messages):
+        if message.role == "user" or (message.role == "assistant" and message.channel == "final"):
+            over = index
+    return [
+        message
+        for index, message in enumerate(messages)
+        if index > over or not (message.role == "assistant" and message.channel == "analysis")
+    ]
+
+
+def runs_of(pieces: Iterable[Rendered]) -> tuple[Run, ...]:
+    """The pieces one after another, cut only where the origin changes.
+
+    >>> runs_of([Rendered((1, 2)), Rendered((3, 4, 5), 1, 3), Rendered((6,))])
+    (Run(ids=(1, 2, 3), generated=False), Run(ids=(4, 5), generated=True), Run(ids=(6,), generated=False))
+    """
+    runs: list[tuple[list[int], bool]] = []
+    for piece in pieces:
+        spans = ((0, piece.first, False), (piece.first, piece.last, True), (piece.last, len(piece.ids), False))
+        for begin, stop, generated in spans:
+            if begin == stop:
+                continue
+            if not runs or runs[-1][1] != generated:
+                runs.append(([], generated))
+            runs[-1][0].extend(piece.ids[begin:stop])
+    return tuple(Run(tuple(ids), generated) for ids, generated in runs)

@@ -1,0 +1,123 @@
+"""All workers of a router as one backend: chooses one per sequence and tries another while no token was delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, replace
+
+from shoal.router.backend import Accepted, ModelFacts, Tokens, Work
+from shoal.router.errors import NoWorkerError, WorkerLostError, WorkersBusyError
+from shoal.router.policy import choose
+from shoal.router.worker_link import LinkSettings, WorkerLink
+
+_MAX_TRIES = 3
+_RETRY_AFTER_MS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker that exists, and whether it may be given work."""
+
+    address: str
+    ready: bool = True
+
+
+class WorkerPool:
+    """A `Backend` over the workers that membership names."""
+
+    def __init__(self, settings: LinkSettings, wait_seconds: float) -> None:
+        """`wait_seconds`: how long a request waits for a first ready worker."""
+        self._settings = settings
+        self._wait_seconds = wait_seconds
+        self._links: dict[str, WorkerLink] = {}
+        self._ready: frozenset[str] = frozenset()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._turn = 0
+        self._changed = asyncio.Event()
+
+    def set_members(self, members: Iterable[Member]) -> None:
+        """Connect to who is new, let go of who left once nothing of ours runs there."""
+        wanted = {member.address: member for member in members}
+        for address in [address for address in self._links if address not in wanted]:
+            leaving = asyncio.create_task(self._let_go(self._links.pop(address)))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        for address in wanted:
+            if address not in self._links:
+                self._links[address] = WorkerLink(address, self._settings, self._changed.set)
+        self._ready = frozenset(address for address, member in wanted.items() if member.ready)
+        self._changed.set()
+
+    def eligible(self) -> list[WorkerLink]:
+        """Workers that can be given work now."""
+        return [link for address, link in self._links.items() if link.connected and address in self._ready]
+
+    def model(self) -> ModelFacts | None:
+        """See `Backend`. The smallest context and vocabulary, so that any worker can serve the request."""
+        facts = [facts for link in self.eligible() if (facts := link.facts) is not None]
+        if not facts:
+            return None
+        context, vocabulary = min(f.max_context for f in facts), min(f.vocab_size for f in facts)
+        return ModelFacts(context, vocabulary, facts[0].eos_token_ids)
+
+    async def wait_ready(self) -> ModelFacts:
+        """See `Backend`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._wait_seconds):
+                while self.model() is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        if (facts := self.model()) is None:
+            raise NoWorkerError("no worker is ready", retry_after_ms=_RETRY_AFTER_MS)
+        return facts
+
+    async def submit(self, work: Work) -> AsyncGenerator[Accepted | Tokens, None]:
+        """See `Backend`. Until the first token another worker may still be tried: nobody can tell the difference."""
+        await self.wait_ready()
+        tried: set[str] = set()
+        accepted = delivered = False
+        while True:
+            link = self._choose(tried)
+            tried.add(link.address)
+            try:
+                async with contextlib.aclosing(
+                    link.submit(replace(work, attempt=work.attempt + len(tried) - 1))
+                ) as outputs:
+                    async for output in outputs:
+                        if isinstance(output, Tokens):
+                            delivered = True
+                        elif accepted:
+                            continue
+                        accepted = True
+                        yield output
+                    return
+            except (WorkerLostError, WorkersBusyError):
+                # Migration after the first token goes here: prompt plus what was delivered, from `start_offset` on.
+                if delivered or len(tried) == _MAX_TRIES or not self._untried(tried):
+                    raise
+
+    async def close(self) -> None:
+        """Disconnect from everybody."""
+        self.set_members(())
+        for task in list(self._leaving):
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    def _untried(self, tried: set[str]) -> list[WorkerLink]:
+        return [link for link in self.eligible() if link.address not in tried]
+
+    def _choose(self, tried: set[str]) -> WorkerLink:
+        chosen = choose([link.load for link in self._untried(tried)], self._turn)
+        self._turn += 1
+        if chosen is None:
+            raise NoWorkerError("no worker is ready", retry_after_ms=_RETRY_AFTER_MS)
+        return self._links[chosen.address]
+
+    @staticmethod
+    async def _let_go(link: WorkerLink) -> None:
+        try:
+            await link.idle.wait()
+        finally:
+            await link.close()
