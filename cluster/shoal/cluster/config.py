@@ -42,6 +42,8 @@ class ClusterConfig:
     """An existing Ray cluster, `host:port` or "auto"; empty: start one here and stop it at the end."""
     namespace: str = "shoal"
     """Ray namespace; two clusters on one Ray need two."""
+    insecure: bool = False
+    """Allow workers on several machines to be reached in the clear."""
     redis_url: str = ""
     """An existing Redis; empty: start one here, its data in `state_dir`."""
     state_dir: str = field(default_factory=default_state_dir)
@@ -94,6 +96,7 @@ _DECIDED = {
     ("worker", "model"): "cluster.model is the setting",
     ("worker", "worker_id"): "each worker gets its own",
     ("worker", "group"): "each worker gets its own",
+    ("worker", "host"): "each worker listens where its router can reach it",
     ("worker", "port"): "each worker takes a free one",
 }
 """Keys of a section that are not for people, and why."""

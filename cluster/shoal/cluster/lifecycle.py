@@ -21,7 +21,6 @@ from shoal.cluster.placement import even_placement
 from shoal.wire.registry import GroupEntry, WorkerEntry
 from shoal.workers.experts.group import GroupSpec, JoinReport, Member, WorkerFacts
 
-
 T = TypeVar("T")
 
 
@@ -167,7 +166,9 @@ def step(state: GroupState, event: Event, now: float) -> Step:
     phase = state.phase
     match event:
         case Begun() if phase is Phase.PLACING:
-            return state, (Reserve(state.ep_size),)
+            # A record of an earlier life may still call the group ready, with addresses where nobody lives.
+            absent = GroupEntry(state.group, state.epoch, ready=False, workers=())
+            return state, (Publish(absent), Reserve(state.ep_size))
         case Placed() if phase is Phase.PLACING:
             nobody = (None,) * state.ep_size
             return replace(state, phase=Phase.PREPARING, facts=nobody), (Prepare(state.ep_size),)

@@ -6,7 +6,7 @@ for together and given back together if one cannot be had.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shoal.cluster.errors import StartError
@@ -66,3 +66,25 @@ def local_cpus(need: Need, ranks: int, cores: int) -> int:
     4
     """
     return max(cores, need.cpus * ranks)
+
+
+def listen_hosts(places: Sequence[str], home: str, insecure: bool) -> tuple[str, ...]:
+    """The address that each place's worker listens on, given the addresses of their nodes and of the router's, `home`.
+
+    On one machine everything stays on loopback. Across machines workers must be reached from outside, in the clear
+    until credentials are set up, so that needs `insecure`; StartError without it.
+
+    >>> listen_hosts(["10.0.0.1", "10.0.0.1"], home="10.0.0.1", insecure=False)
+    ('127.0.0.1', '127.0.0.1')
+    >>> listen_hosts(["10.0.0.1", "10.0.0.2"], home="10.0.0.1", insecure=True)
+    ('10.0.0.1', '10.0.0.2')
+    """
+    if set(places) <= {home}:
+        return ("127.0.0.1",) * len(places)
+    if not insecure:
+        away = ", ".join(sorted(set(places) - {home}))
+        raise StartError(
+            f"workers on other machines ({away}) would be reached in the clear: "
+            "set cluster.insecure = true on a network of your own, or use one machine"
+        )
+    return tuple(places)

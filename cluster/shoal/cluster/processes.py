@@ -1,0 +1,116 @@
+"""Processes that must not outlive us: what the kernel and /proc offer for that on Linux.
+
+Three nets, each for the case that the one before it did not run:
+
+1. the orderly stop;
+2. `kill_descendants`: everything below this process, found because orphans are handed to us (`adopt_orphans`);
+3. the parent-death signal: a child dies with us even after SIGKILL (`die_with`, and Ray and Redis do the same).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Interrupted(BaseException):  # like KeyboardInterrupt: not an error, and no `except Exception` may eat it
+    """A signal asked this process to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def adopt_orphans() -> None:
+    """Processes whose parent dies become ours instead of init's, so that `kill_descendants` finds them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent` (its parent, or rather the thread that forked it) ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel knew
+        os._exit(1)
+
+
+def descendants() -> list[psutil.Process]:
+    """Every living process below this one."""
+    alive = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+    return alive
+
+
+def kill_descendants(timeout: float = 5.0) -> list[int]:
+    """SIGKILL everything below this process until nothing is left; returns the pids that were still there.
+
+    In rounds, because a killed parent may have been starting another child.
+    """
+    killed: list[int] = []
+    give_up = time.monotonic() + timeout
+    while (alive := descendants()) and time.monotonic() < give_up:
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+                killed.append(process.pid)
+        psutil.wait_procs(alive, timeout=0.5)
+    return sorted(set(killed))
+
+
+@contextlib.contextmanager
+def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterator[Callable[[], None]]:
+    """SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread; from the third on they are too late to matter.
+
+    The first asks for an orderly stop, the second interrupts that. Should the second not have led to an end within
+    `patience` seconds, `hard_stop` runs on a thread of its own and the process ends with 128 + the signal's number.
+    Yields a function that takes the handlers back, for after a library replaced them.
+    """
+    seen = 0
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            threading.Thread(target=give_up, args=(number,), daemon=True).start()
+        if seen <= 2:
+            raise Interrupted(number)
+
+    def give_up(number: int) -> None:
+        time.sleep(patience)
+        hard_stop()
+        os._exit(128 + number)
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in wanted}
+
+    def install() -> None:
+        for number in wanted:
+            signal.signal(number, handle)
+
+    install()
+    try:
+        yield install
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        result = ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+        assert result == 0, f"prctl({option}) failed with errno {ctypes.get_errno()}"

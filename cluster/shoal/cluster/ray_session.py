@@ -1,0 +1,91 @@
+"""This process's connection to Ray: a Ray of our own on this machine, or a cluster that exists.
+
+Ray is imported only after its environment is set, because it reads some variables at import.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shoal.cluster.errors import StartError
+
+OBJECT_STORE_BYTES = 128 * 1024 * 1024
+"""Of a Ray of our own: actors are told and answer a few kilobytes, tokens and weights never pass through it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaySession:
+    """A connection to Ray."""
+
+    address: str
+    """`host:port` of its control service."""
+    home: str
+    """Address of the node that this process is on."""
+    node_id: str
+    logs: str
+    """Directory with the logs of this node's processes."""
+    resources: Mapping[str, float]
+    local: bool
+    """Whether it is ours to stop."""
+
+
+def connect(address: str, namespace: str, state_dir: Path, cpus: int) -> RaySession:
+    """Start a Ray here with `cpus` CPUs when `address` is empty, else connect to that one. Raises StartError."""
+    local = not address
+    _set_environment(state_dir, local)
+    import ray
+
+    options: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
+    if local:
+        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        context = ray.init(address=address or "local", **options)
+    except Exception as error:
+        where = f"connect to Ray at {address}" if address else "start Ray"
+        raise StartError(f"cannot {where}: {type(error).__name__}: {_first_line(error)}") from error
+    from shoal.cluster.ray_fleet import node_addresses
+
+    runtime = ray.get_runtime_context()
+    node_id = runtime.get_node_id()
+    return RaySession(
+        address=runtime.gcs_address,
+        home=node_addresses()[node_id],
+        node_id=node_id,
+        logs=str(Path(context.address_info["session_dir"]) / "logs"),
+        resources=ray.cluster_resources(),  # type: ignore[no-untyped-call]  # ray publishes no type for it
+        local=local,
+    )
+
+
+def disconnect() -> None:
+    """Leave Ray; one of our own stops with that. Safe to repeat."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def _set_environment(state_dir: Path, local: bool) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not local:
+        return  # how to authenticate there is said by whoever runs it: RAY_AUTH_MODE, RAY_AUTH_TOKEN(_PATH)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the ranks' exchange stays on this machine
+    # Ray listens on the machine's own address, so strangers must not be able to run code in it.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        path = state_dir / "ray.token"
+        if not path.exists():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"

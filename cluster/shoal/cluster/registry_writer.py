@@ -1,0 +1,58 @@
+"""Writes the cluster registry: the controller's side of `shoal.wire.registry`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, encode, group_key
+
+
+class RegistryAwayError(Exception):
+    """Redis did not take the record now; the same may succeed later."""
+
+
+class Registry(Protocol):
+    """Where groups are announced."""
+
+    async def publish(self, entry: GroupEntry) -> None:
+        """Replace the group's record. Raises RegistryAwayError; safe to repeat."""
+
+    async def last_epoch(self, group: str) -> int:
+        """Epoch of the group's record, 0 without one. Raises RegistryAwayError."""
+
+
+class RedisRegistry:
+    """The registry in Redis. Every command is answered or given up within `timeout` seconds."""
+
+    def __init__(self, url: str, timeout: float = 2.0) -> None:
+        self._client = redis.asyncio.Redis.from_url(
+            url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
+        )
+
+    async def publish(self, entry: GroupEntry) -> None:
+        """First the record, then its name in the set: nobody ever finds a name without a record."""
+        try:
+            await self._client.set(group_key(entry.group), encode(entry))
+            await self._client.sadd(GROUPS_KEY, entry.group)
+        except (RedisError, OSError) as error:
+            raise RegistryAwayError(f"Redis did not take the record of group {entry.group}: {error}") from error
+
+    async def last_epoch(self, group: str) -> int:
+        """A record that is not readable counts as none: it is about to be replaced."""
+        try:
+            raw = await self._client.get(group_key(group))
+        except (RedisError, OSError) as error:
+            raise RegistryAwayError(f"Redis does not answer: {error}") from error
+        try:
+            return decode(raw if isinstance(raw, bytes) else raw.encode()).epoch if raw is not None else 0
+        except ValueError:
+            return 0
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
