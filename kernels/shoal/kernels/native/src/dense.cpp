@@ -4,38 +4,38 @@
 
 namespace {
 
-struct Bf16Weights {
-  using Cursor = const uint16_t*;
-  const uint16_t* data;
-  int64_t inputs, steps, tail;
-  Cursor row(int64_t n) const { return data + n * inputs; }
-  SHOAL_INLINE void read(Cursor at, int64_t step, V& front, V& back) {
-    front = load_bf16(at + kWide * step);
-    back = load_bf16(at + kWide * step + 16);
-  }
-  void read_tail(Cursor at, V& front, V& back) const {
-    at += kWide * steps;
-    front = load_bf16_first(at, static_cast<int>(tail < 16 ? tail : 16));
-    back = tail > 16 ? load_bf16_first(at + 16, static_cast<int>(tail - 16)) : zero();
-  }
-  SHOAL_INLINE void prefetch(Cursor at, int64_t step, int) { __builtin_prefetch(at + kWide * (step + 32)); }
-};
+SHOAL_INLINE V load_values(const uint16_t* p) { return load_bf16(p); }
+SHOAL_INLINE V load_values(const float* p) { return load(p); }
+SHOAL_INLINE V load_first_values(const uint16_t* p, int n) { return load_bf16_first(p, n); }
+SHOAL_INLINE V load_first_values(const float* p, int n) { return load_first(p, n); }
 
-struct Fp32Weights {
-  using Cursor = const float*;
-  const float* data;
+// Rows of bf16 (as uint16_t) or of fp32, widened as they are read.
+template <class Value>
+struct DenseWeights {
+  struct Place {
+    const Value* data;
+    int64_t stride;
+    SHOAL_MEMBER void read(int r, V& front, V& back) const {
+      front = load_values(data + r * stride);
+      back = load_values(data + r * stride + 16);
+    }
+    void read_tail(int r, int64_t tail, V& front, V& back) const {
+      const Value* from = data + r * stride;
+      front = load_first_values(from, static_cast<int>(tail < 16 ? tail : 16));
+      back = tail > 16 ? load_first_values(from + 16, static_cast<int>(tail - 16)) : zero();
+    }
+    SHOAL_MEMBER void advance() { data += kWide; }
+    template <int R>
+    SHOAL_MEMBER void prefetch() const {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) __builtin_prefetch(data + r * stride + 2048 / sizeof(Value));
+    }
+  };
+  const Value* data;
   int64_t inputs, steps, tail;
-  Cursor row(int64_t n) const { return data + n * inputs; }
-  SHOAL_INLINE void read(Cursor at, int64_t step, V& front, V& back) {
-    front = load(at + kWide * step);
-    back = load(at + kWide * step + 16);
-  }
-  void read_tail(Cursor at, V& front, V& back) const {
-    at += kWide * steps;
-    front = load_first(at, static_cast<int>(tail < 16 ? tail : 16));
-    back = tail > 16 ? load_first(at + 16, static_cast<int>(tail - 16)) : zero();
-  }
-  SHOAL_INLINE void prefetch(Cursor at, int64_t step, int) { __builtin_prefetch(at + kWide * (step + 16)); }
+  DenseWeights(const void* weights, int64_t K)
+      : data(static_cast<const Value*>(weights)), inputs(K), steps(K / kWide), tail(K % kWide) {}
+  Place at(int64_t n) const { return {data + n * inputs, inputs}; }
 };
 
 // One pointer per activation row; rows whose length is no multiple of 32 are copied and padded with zeros.
@@ -74,10 +74,9 @@ SHOAL_API const char* shoal_linear(const float* x, const void* weight, const uin
                                    int64_t N, int64_t K, int64_t weight_is_fp32) {
   if (T == 0 || N == 0) return nullptr;
   const float* const* rows = padded_rows(x, T, K);
-  const int64_t steps = K / kWide, tail = K % kWide;
   if (weight_is_fp32)
-    multiply(Fp32Weights{static_cast<const float*>(weight), K, steps, tail}, rows, bias, out, T, N);
+    multiply(DenseWeights<float>(weight, K), rows, bias, out, T, N);
   else
-    multiply(Bf16Weights{static_cast<const uint16_t*>(weight), K, steps, tail}, rows, bias, out, T, N);
+    multiply(DenseWeights<uint16_t>(weight, K), rows, bias, out, T, N);
   return nullptr;
 }

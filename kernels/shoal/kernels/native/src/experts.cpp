@@ -7,20 +7,27 @@ namespace {
 constexpr int64_t kBlock = 32;  // weights under one scale
 
 struct Mxfp4Weights {
-  struct Cursor {
-    const uint8_t *blocks, *scales;
-    int64_t ahead;  // bytes to the place that is read when this tile is done
+  struct Place {
+    const uint8_t *blocks, *scales, *ahead;
+    int64_t stride;  // blocks in a row
+    SHOAL_MEMBER void read(int r, V& front, V& back) const {
+      load_mxfp4(blocks + r * 16 * stride, scales[r * stride], front, back);
+    }
+    void read_tail(int, int64_t, V& front, V& back) const { front = back = zero(); }
+    SHOAL_MEMBER void advance() { blocks += 16, scales += 1; }
+    // The R rows that follow lie in one piece; this step's share of it is fetched.
+    template <int R>
+    SHOAL_MEMBER void prefetch() {
+      __builtin_prefetch(ahead + R * 16 * stride);
+      ahead += R * 16;
+    }
   };
   const uint8_t *blocks, *scales;  // of one expert
   int64_t steps;
   static constexpr int64_t tail = 0;
-  Cursor row(int64_t n) const { return {blocks + n * steps * 16, scales + n * steps, steps * 16}; }
-  SHOAL_INLINE void read(const Cursor& at, int64_t step, V& front, V& back) {
-    load_mxfp4(at.blocks + step * 16, at.scales[step], front, back);
-  }
-  void read_tail(const Cursor&, V& front, V& back) const { front = back = zero(); }
-  SHOAL_INLINE void prefetch(const Cursor& at, int64_t step, int rows) {
-    __builtin_prefetch(at.blocks + step * 16 + at.ahead * rows);
+  Place at(int64_t n) const {
+    const uint8_t* first = blocks + n * steps * 16;
+    return {first, scales + n * steps, first, steps};
   }
 };
 

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #define SHOAL_INLINE static inline __attribute__((always_inline))
+#define SHOAL_MEMBER inline __attribute__((always_inline))
 
 namespace {
 

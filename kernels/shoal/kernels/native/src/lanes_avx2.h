@@ -4,10 +4,11 @@
 
 namespace {
 
-constexpr int kDirectRows = 4;    // weight rows at once when weights are decoded in registers
-constexpr int kDirectTokens = 1;  // most activation rows for which that is done: sixteen registers are soon full
-constexpr int kPanelRows = 2;     // register tile of the blocked path: weight rows ...
-constexpr int kPanelTokens = 3;   // ... by activation rows
+// Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
+constexpr int kDirectTokens = 2;
+constexpr int direct_rows(int M) { return M == 1 ? 4 : 2; }
+// Weights decoded into a panel: the register tile, weight rows by activation rows.
+constexpr int kPanelRows = 2, kPanelTokens = 3;
 
 struct V { __m256 a, b; };
 

@@ -4,10 +4,11 @@
 
 namespace {
 
-constexpr int kDirectRows = 4;     // weight rows at once when weights are decoded in registers
-constexpr int kDirectTokens = 3;   // most activation rows for which that is done
-constexpr int kPanelRows = 4;      // register tile of the blocked path: weight rows ...
-constexpr int kPanelTokens = 6;    // ... by activation rows
+// Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
+constexpr int kDirectTokens = 6;
+constexpr int direct_rows(int) { return 4; }
+// Weights decoded into a panel: the register tile, weight rows by activation rows.
+constexpr int kPanelRows = 4, kPanelTokens = 6;
 
 struct V { __m512 v; };
 

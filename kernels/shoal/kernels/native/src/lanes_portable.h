@@ -5,10 +5,11 @@
 
 namespace {
 
-constexpr int kDirectRows = 2;    // weight rows at once when weights are decoded in registers
-constexpr int kDirectTokens = 1;  // most activation rows for which that is done
-constexpr int kPanelRows = 2;     // register tile of the blocked path: weight rows ...
-constexpr int kPanelTokens = 1;   // ... by activation rows
+// Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
+constexpr int kDirectTokens = 1;
+constexpr int direct_rows(int) { return 2; }
+// Weights decoded into a panel: the register tile, weight rows by activation rows.
+constexpr int kPanelRows = 2, kPanelTokens = 1;
 
 typedef float F4 __attribute__((vector_size(16)));
 struct V { F4 q[4]; };

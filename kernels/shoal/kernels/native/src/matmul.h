@@ -4,11 +4,12 @@
 //   the sixteen sums are then added over the fixed tree of `reduce_add`.
 //
 // That order knows neither how many rows there are nor which tile an output falls into, so a row's result is the same
-// bits alone or in any batch. Two ways of getting there: few activation rows decode the weights in registers, many decode
-// a panel of weight rows to fp32 once and run register tiles over it.
+// bits alone or in any batch. Two ways of getting there: few activation rows decode the weights in registers, many
+// decode a panel of weight rows to fp32 once and run register tiles over it.
 //
-// A kind of weights `W` says: `steps` (32 inputs each), `tail` (0..31 inputs after them), `row(n)` a cursor, and
-// read(cursor, step, front, back), read_tail(...), prefetch(cursor, step).
+// A kind of weights `W` says: `steps` (32 inputs each), `tail` (0..31 inputs after them) and at(n), a place in the
+// matrix that starts at row n and knows read(r, front, back) (row n + r, one step), read_tail(r, ...), advance() to the
+// next step and prefetch<R>() for a walk over R rows.
 #pragma once
 
 #include "lanes.h"
@@ -18,53 +19,72 @@ namespace {
 
 constexpr int kChunk = 32;       // weight rows per task; an even number, so that gate and up rows stay together
 constexpr int kRowBlock = 60;    // activation rows between two decodes of a panel: they fit a second-level cache
+constexpr int kPanelSteps = 32;  // of a panel: it and one tile's activations fit a first-level cache
 constexpr int64_t kWide = 32;    // inputs per step
 
-// Weight rows n .. n+kDirectRows-1 times M activation rows; rows from `valid` on repeat the last and are dropped.
-template <int M, class W>
-SHOAL_INLINE void direct_tile(const W& weights, int64_t n, int valid, const float* const* x, float* raw) {
-  typename W::Cursor at[kDirectRows];
-#pragma GCC unroll 8
-  for (int r = 0; r < kDirectRows; ++r) at[r] = weights.row(n + (r < valid ? r : valid - 1));
-  V sum[M][kDirectRows];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int r = 0; r < kDirectRows; ++r) sum[m][r] = zero();
-  for (int64_t s = 0; s < weights.steps; ++s) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kDirectRows; ++r) {
-      V front, back;
-      W::prefetch(at[r], s, kDirectRows);
-      W::read(at[r], s, front, back);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m)
-        sum[m][r] = fma(back, load(x[m] + kWide * s + 16), fma(front, load(x[m] + kWide * s), sum[m][r]));
-    }
-  }
-  if (weights.tail)
-    for (int r = 0; r < kDirectRows; ++r) {
-      V front, back;
-      weights.read_tail(at[r], front, back);
-      const int64_t s = weights.steps;
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m)
-        sum[m][r] = fma(back, load(x[m] + kWide * s + 16), fma(front, load(x[m] + kWide * s), sum[m][r]));
-    }
-  for (int m = 0; m < M; ++m)
-    for (int r = 0; r < valid; ++r) raw[m * kChunk + r] = reduce_add(sum[m][r]);
-}
-
-// The same, over a panel of decoded weights: panel[half step][kPanelRows][16].
-template <int M>
-SHOAL_INLINE void panel_tile(const float* panel, int64_t half_steps, int valid, const float* const* x, float* raw) {
-  V sum[M][kPanelRows];
+// Weight rows n .. n+R-1 times M activation rows.
+template <int M, int R, class W>
+void direct_tile(const W& weights, int64_t n, const float* const* x, float* raw) {
+  typename W::Place place = weights.at(n);
+  V sum[M][R];
   const float* row[M];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
     row[m] = x[m];
 #pragma GCC unroll 8
-    for (int r = 0; r < kPanelRows; ++r) sum[m][r] = zero();
+    for (int r = 0; r < R; ++r) sum[m][r] = zero();
+  }
+  const auto multiply = [&](int r, V front, V back, int64_t at) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) sum[m][r] = fma(back, load(row[m] + at + 16), fma(front, load(row[m] + at), sum[m][r]));
+  };
+  const int64_t whole = weights.steps * kWide;
+  for (int64_t at = 0; at < whole; at += kWide, place.advance()) {
+    place.template prefetch<R>();
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      V front, back;
+      place.read(r, front, back);
+      multiply(r, front, back, at);
+    }
+  }
+  if (weights.tail) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      V front, back;
+      place.read_tail(r, weights.tail, front, back);
+      multiply(r, front, back, whole);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) raw[m * kChunk + r] = reduce_add(sum[m][r]);
+}
+
+// All `width` weight rows from `from` on times `count` <= M activation rows, both known to the compiler tile by tile.
+template <int M, class W>
+void direct_chunk(const W& weights, int64_t from, int width, const float* const* x, int count, float* raw) {
+  if constexpr (M > 1)
+    if (count < M) return direct_chunk<M - 1>(weights, from, width, x, count, raw);
+  constexpr int R = direct_rows(M);
+  int n = 0;
+  for (; n + R <= width; n += R) direct_tile<M, R>(weights, from + n, x, raw + n);
+  for (; n < width; ++n) direct_tile<M, 1>(weights, from + n, x, raw + n);
+}
+
+// Part of a sum over a panel of decoded weights, panel[half step][kPanelRows][16]: continues `partial` unless it is the
+// first part, and leaves it there unless it is the last, whose sums go to raw.
+template <int M>
+void panel_tile(const float* panel, int half_steps, const float* const* x, int64_t offset, float* partial, bool first,
+                bool last, int valid, float* raw) {
+  V sum[M][kPanelRows];
+  const float* row[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+    row[m] = x[m] + offset;
+#pragma GCC unroll 8
+    for (int r = 0; r < kPanelRows; ++r) sum[m][r] = first ? zero() : load(partial + (m * kPanelRows + r) * kLanes);
   }
   for (int64_t s = 0; s < half_steps; ++s, panel += kPanelRows * kLanes) {
     V weight[kPanelRows];
@@ -77,42 +97,55 @@ SHOAL_INLINE void panel_tile(const float* panel, int64_t half_steps, int valid, 
       for (int r = 0; r < kPanelRows; ++r) sum[m][r] = fma(weight[r], value, sum[m][r]);
     }
   }
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
-    for (int r = 0; r < valid; ++r) raw[m * kChunk + r] = reduce_add(sum[m][r]);
+#pragma GCC unroll 8
+    for (int r = 0; r < kPanelRows; ++r) {
+      if (!last) store(partial + (m * kPanelRows + r) * kLanes, sum[m][r]);
+      else if (r < valid) raw[m * kChunk + r] = reduce_add(sum[m][r]);
+    }
 }
 
-// Calls tile<min(M, count)>: the number of rows must be known to the compiler.
-template <int M, class W>
-void direct_rows(int count, const W& weights, int64_t n, int valid, const float* const* x, float* raw) {
+template <int M, class... Arguments>
+void panel_tiles(int count, Arguments... arguments) {
   if constexpr (M > 1)
-    if (count < M) return direct_rows<M - 1>(count, weights, n, valid, x, raw);
-  direct_tile<M>(weights, n, valid, x, raw);
-}
-template <int M>
-void panel_rows(int count, const float* panel, int64_t half_steps, int valid, const float* const* x, float* raw) {
-  if constexpr (M > 1)
-    if (count < M) return panel_rows<M - 1>(count, panel, half_steps, valid, x, raw);
-  panel_tile<M>(panel, half_steps, valid, x, raw);
+    if (count < M) return panel_tiles<M - 1>(count, arguments...);
+  panel_tile<M>(arguments...);
 }
 
+// Decodes `steps` whole steps (and the tail after them) of `valid` rows; rows beyond keep what the panel held.
+template <class Place>
+void decode_panel(Place& place, int steps, int64_t tail, int valid, float* panel) {
+  for (int s = 0; s < steps; ++s, place.advance(), panel += 2 * kPanelRows * kLanes) {
+    place.template prefetch<kPanelRows>();
+    for (int r = 0; r < valid; ++r) {
+      V front, back;
+      place.read(r, front, back);
+      store(panel + r * kLanes, front);
+      store(panel + (kPanelRows + r) * kLanes, back);
+    }
+  }
+  for (int r = 0; tail && r < valid; ++r) {
+    V front, back;
+    place.read_tail(r, tail, front, back);
+    store(panel + r * kLanes, front);
+    store(panel + (kPanelRows + r) * kLanes, back);
+  }
+}
+
+// Weight rows n .. n+valid-1 (valid <= kPanelRows) times `rows` <= kRowBlock activation rows.
 template <class W>
-void decode_panel(const W& weights, int64_t n, int valid, float* panel) {
-  for (int r = 0; r < kPanelRows; ++r) {
-    const typename W::Cursor at = weights.row(n + (r < valid ? r : valid - 1));
-    float* out = panel + r * kLanes;
-    for (int64_t s = 0; s < weights.steps; ++s, out += 2 * kPanelRows * kLanes) {
-      V front, back;
-      W::prefetch(at, s, kPanelRows);
-      W::read(at, s, front, back);
-      store(out, front);
-      store(out + kPanelRows * kLanes, back);
-    }
-    if (weights.tail) {
-      V front, back;
-      weights.read_tail(at, front, back);
-      store(out, front);
-      store(out + kPanelRows * kLanes, back);
-    }
+void panel_block(const W& weights, int64_t n, int valid, const float* const* x, int rows, float* panel, float* partial,
+                 float* raw) {
+  typename W::Place place = weights.at(n);
+  for (int64_t s = 0, left = weights.steps; s == 0 || left > 0; s += kPanelSteps, left -= kPanelSteps) {
+    const bool first = s == 0, last = left <= kPanelSteps;
+    const int steps = static_cast<int>(last ? left : kPanelSteps);
+    const int64_t tail = last ? weights.tail : 0;
+    decode_panel(place, steps, tail, valid, panel);
+    for (int m = 0; m < rows; m += kPanelTokens)
+      panel_tiles<kPanelTokens>(rows - m, static_cast<const float*>(panel), 2 * (steps + (tail ? 1 : 0)), x + m, s * kWide,
+                                partial + m * kPanelRows * kLanes, first, last, valid, raw + m * kChunk);
   }
 }
 
@@ -120,29 +153,18 @@ void decode_panel(const W& weights, int64_t n, int valid, float* panel) {
 // finish(m, raw) then turns the `width` dot products of activation row m into output.
 template <class W, class Finish>
 void multiply_chunk(const W& weights, int64_t from, int width, const float* const* x, int64_t count, Finish finish) {
-  const int64_t half_steps = 2 * (weights.steps + (weights.tail ? 1 : 0));
-  float* raw = static_cast<float*>(shoal::scratch(shoal::kRaw, sizeof(float) * kRowBlock * kChunk));
-  if (count <= kDirectTokens) {
-    for (int n = 0; n < width; n += kDirectRows) {
-      const int valid = width - n < kDirectRows ? width - n : kDirectRows;
-      direct_rows<kDirectTokens>(static_cast<int>(count), weights, from + n, valid, x, raw + n);
-    }
-    for (int64_t m = 0; m < count; ++m) finish(m, raw + m * kChunk);
-    return;
-  }
-  const size_t panel_floats = static_cast<size_t>(half_steps) * kPanelRows * kLanes;
-  float* panel = static_cast<float*>(shoal::scratch(shoal::kPanel, sizeof(float) * panel_floats));
+  constexpr size_t kRawFloats = kRowBlock * kChunk, kPanelFloats = 2 * (kPanelSteps + 1) * kPanelRows * kLanes;
+  constexpr size_t kPartialFloats = kRowBlock * kPanelRows * kLanes;
+  float* raw = static_cast<float*>(shoal::scratch(shoal::kRaw, sizeof(float) * (kRawFloats + kPanelFloats + kPartialFloats)));
+  float *panel = raw + kRawFloats, *partial = panel + kPanelFloats;
   for (int64_t block = 0; block < count; block += kRowBlock) {
-    const int64_t rows = count - block < kRowBlock ? count - block : kRowBlock;
-    for (int n = 0; n < width; n += kPanelRows) {
-      const int valid = width - n < kPanelRows ? width - n : kPanelRows;
-      decode_panel(weights, from + n, valid, panel);
-      for (int64_t m = 0; m < rows; m += kPanelTokens) {
-        const int tokens = static_cast<int>(rows - m < kPanelTokens ? rows - m : kPanelTokens);
-        panel_rows<kPanelTokens>(tokens, panel, half_steps, valid, x + block + m, raw + m * kChunk + n);
-      }
-    }
-    for (int64_t m = 0; m < rows; ++m) finish(block + m, raw + m * kChunk);
+    const int rows = static_cast<int>(count - block < kRowBlock ? count - block : kRowBlock);
+    if (rows <= kDirectTokens)
+      direct_chunk<kDirectTokens>(weights, from, width, x + block, rows, raw);
+    else
+      for (int n = 0; n < width; n += kPanelRows)
+        panel_block(weights, from + n, width - n < kPanelRows ? width - n : kPanelRows, x + block, rows, panel, partial, raw + n);
+    for (int m = 0; m < rows; ++m) finish(block + m, raw + m * kChunk);
   }
 }
 
