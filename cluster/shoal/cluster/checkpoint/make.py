@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def make_checkpoint(
 
     The layout "hf" puts everything there; "original" puts config.json, dtypes.json and the weights into `original/`,
     the tokenizer at the root, as in the published repositories. Weights of one seed are equal in both layouts.
-    A few pieces of some tens of megabytes are in memory at a time, whatever the preset.
+    A few pieces of some megabytes are in memory at a time, whatever the preset.
 
     Args:
         preset: the name of a preset, or a shape of your own.
@@ -130,15 +131,29 @@ def _write_weights(
         return size
 
     done = 0
-    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1), "checkpoint")
+    count = threads or min(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(count, "checkpoint")
     try:
-        for size in pool.map(write, pieces(config)):
+        for size in _in_flight(pool, write, pieces(config), 2 * count):
             done += size
             if progress is not None:
                 progress(done, total)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     assert done == total, (done, total)
+
+
+def _in_flight(
+    pool: ThreadPoolExecutor, work: Callable[[Piece], int], items: Iterable[Piece], most: int
+) -> Iterator[int]:
+    """`map` in order with at most `most` items begun and not yet returned: there may be a million of them."""
+    running: deque[Future[int]] = deque()
+    for item in items:
+        running.append(pool.submit(work, item))
+        if len(running) >= most:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
 def _place(name: str, shape: tuple[int, ...], config: ModelConfig, layout: Layout) -> tuple[str, int]:

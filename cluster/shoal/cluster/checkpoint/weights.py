@@ -23,7 +23,8 @@ from shoal.kernels import mxfp4
 from shoal.workers.checkpoint.layout import GROUP, TensorSpec, hf_specs
 from shoal.workers.model.config import ModelConfig
 
-_PIECE = 1 << 22  # values drawn at once; part of what a seed means: changing it changes every checkpoint
+# Values drawn at once: what fits in a core's cache. Part of what a seed means: changing it changes every checkpoint.
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Piece:
 
 
 def pieces(config: ModelConfig) -> Iterator[Piece]:
-    """Every weight of the model, cut into pieces of a few million values."""
+    """Every weight of the model, cut into pieces of about a quarter of a million values."""
     for spec in hf_specs(config):
         if spec.name.endswith("_scales"):
             continue  # drawn together with their blocks

@@ -76,9 +76,9 @@ class Checkpoint:
         return self._bytes_read
 
     @property
-    def files(self) -> list[Path]:
-        """The weight files, in the order of their names."""
-        return sorted({part.file.path for part in self.slices.values()})
+    def files(self) -> list[TensorFile]:
+        """The open weight files, in the order of their names."""
+        return sorted({part.file for part in self.slices.values()}, key=lambda file: file.path)
 
     def tensor(self, name: str) -> Tensor:
         """The whole tensor `name`, in its stored dtype.

@@ -34,6 +34,13 @@ class CheckpointFiles:
 
 def find_files(path: Path) -> CheckpointFiles:
     """Finds and parses everything but the weights. Raises CheckpointError."""
+    try:
+        return _find(path)
+    except OSError as error:  # a directory that may not be listed, a name that is too long, a disk that is gone
+        raise CheckpointError(error.filename or path, f"cannot be read: {error.strerror or error}") from error
+
+
+def _find(path: Path) -> CheckpointFiles:
     directory = _choose(path)
     config_path = directory / "config.json"
     table = read_object(config_path)

@@ -56,7 +56,8 @@ class TensorFile:
         self.path = path
         self._fd = _open_regular(path)
         try:
-            self.entries: Mapping[str, TensorEntry] = _read_header(path, self._fd)
+            self.size = os.fstat(self._fd).st_size  # bytes
+            self.entries: Mapping[str, TensorEntry] = _read_header(path, self._fd, self.size)
         except BaseException:
             os.close(self._fd)
             raise
@@ -103,21 +104,21 @@ def _open_regular(path: Path) -> int:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
 
 
-def _read_header(path: Path, fd: int) -> dict[str, TensorEntry]:
-    size = os.fstat(fd).st_size
-    prefix = os.pread(fd, LENGTH_BYTES, 0)
-    if len(prefix) < LENGTH_BYTES:
-        raise CheckpointError(
-            path, "truncated", expected=f"a header length of {LENGTH_BYTES} bytes", found=f"{size} bytes"
-        )
-    length = int.from_bytes(prefix, "little")
+def _read_header(path: Path, fd: int, size: int) -> dict[str, TensorEntry]:
+    def read(count: int, offset: int) -> bytes:
+        try:
+            data = os.pread(fd, count, offset) if offset + count <= size else b""
+        except OSError as error:
+            raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+        if len(data) < count:
+            wanted = f"at least {offset + count} bytes"
+            raise CheckpointError(path, "truncated in the header", expected=wanted, found=f"{size} bytes")
+        return data
+
+    length = int.from_bytes(read(LENGTH_BYTES, 0), "little")
     if length > LARGEST_HEADER:
         raise CheckpointError(path, "header too long", expected=f"at most {LARGEST_HEADER} bytes", found=length)
-    if LENGTH_BYTES + length > size:
-        raise CheckpointError(
-            path, "truncated inside the header", expected=f"{LENGTH_BYTES + length} bytes", found=f"{size} bytes"
-        )
-    return parse_header(path, os.pread(fd, length, LENGTH_BYTES), size)
+    return parse_header(path, read(length, LENGTH_BYTES), size)
 
 
 def parse_header(path: Path, header: bytes, file_size: int) -> dict[str, TensorEntry]:
