@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from shoal.cluster.placement import even_placement
 from shoal.kernels import target as targets
 from shoal.workers.checkpoint import open_checkpoint
 from shoal.workers.engine.engine import Engine, EngineLimits
@@ -23,13 +24,6 @@ from shoal.workers.model.weights import load_dense, load_experts
 GREEDY = SamplingParams(temperature=0.0)
 
 
-def even(num_layers: int, num_experts: int, ep_size: int) -> Placement:
-    """Experts in runs of equal length."""
-    return Placement(
-        ep_size, tuple(tuple((e * ep_size // num_experts,) for e in range(num_experts)) for _ in range(num_layers))
-    )
-
-
 def make_engine(
     path: Path,
     *,
@@ -44,15 +38,13 @@ def make_engine(
     checkpoint = open_checkpoint(path)
     config, target = checkpoint.config, targets.choose("cpu")
     exchange = exchange or LocalExchange()
-    placement = placement or even(config.num_layers, config.num_experts, 1)
+    placement = placement or even_placement(config.num_layers, config.num_experts, 1)
     kv = allocate(config, kv_tokens // block_size, block_size, target.dtype, target.device)
     max_context = min(config.max_context, kv_tokens)
     model = Model(config, target, load_dense(checkpoint, target.device), kv, max_context)
+    held = [placement.experts_of(layer, exchange.rank) for layer in range(config.num_layers)]
     model.experts = tuple(
-        ExpertLayer(
-            config, i, load_experts(checkpoint, i, placement.experts_of(i, exchange.rank), target.device), exchange
-        )
-        for i in range(config.num_layers)
+        ExpertLayer(config, i, load_experts(checkpoint, i, ids, target.device), exchange) for i, ids in enumerate(held)
     )
     limits = EngineLimits(Limits(batch_size, batch_tokens, block_size), 1024, max_context)
     return Engine(model, exchange, limits, tuple(bytes([i % 256]) for i in range(config.vocab_size)))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from tests.workers.engines import even, make_engine
 
+from shoal.cluster.placement import even_placement
 from shoal.workers.checkpoint import open_checkpoint
 from shoal.workers.engine.sequence import Sequence as Seq
 from shoal.workers.experts.exchange import Exchange, LocalExchange
@@ -18,6 +18,7 @@ from shoal.workers.experts.group_exchange import GroupExchange
 from shoal.workers.experts.placement import Placement
 from shoal.workers.experts.process_group import ProcessGroup
 from shoal.workers.experts.rendezvous import RendezvousServer
+from tests.workers.engines import make_engine
 
 _epochs = itertools.count(1)
 _server: list[RendezvousServer] = []
@@ -52,7 +53,7 @@ def run_group(
 ) -> list[list[int]]:
     """Generate with a group of `size` ranks, rank r serving `per_rank[r]`; results of all ranks in one list."""
     shape = open_checkpoint(path).config
-    placement = placement or even(shape.num_layers, shape.num_experts, size)
+    placement = placement or even_placement(shape.num_layers, shape.num_experts, size)
     ends = exchanges(size, placement, shape.experts_per_token)
     engines = [make_engine(path, exchange=end, placement=placement) for end in ends]
 

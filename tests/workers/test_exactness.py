@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.workers.engines import GREEDY, make_engine, random_tokens, run, sequence
-from tests.workers.groups import run_group
 
 from shoal.workers.engine.sequence import Sequence
 from shoal.workers.experts.placement import Placement
 from shoal.workers.model.sampling import SamplingParams
+from tests.workers.engines import GREEDY, make_engine, random_tokens, run, sequence
+from tests.workers.groups import run_group
 
 SEEDED = SamplingParams(temperature=1.0, logprobs=True)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.workers.engines import make_engine, random_tokens, run, sequence
 
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.cluster.checkpoint.presets import PRESETS, Preset
 from shoal.workers.engine.batch import build_input
 from shoal.workers.engine.engine import Engine
 from shoal.workers.engine.scheduler import Work
+from tests.workers.engines import make_engine, random_tokens, run, sequence
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -29,13 +29,15 @@ SHAPES = [
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda preset: preset.name)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A checkpoint and transformers' model of it."""
-    from transformers import GptOssForCausalLM, Mxfp4Config
+    from transformers import GptOssForCausalLM
+    from transformers.utils.quantization_config import Mxfp4Config
 
     path = make_checkpoint(tmp_path_factory.mktemp("oracle") / "model", request.param, seed=7)
     model = GptOssForCausalLM.from_pretrained(
         path, dtype=torch.float32, quantization_config=Mxfp4Config(dequantize=True), attn_implementation="eager"
     )
-    return path, model.eval()
+    model.train(False)
+    return path, model
 
 
 def logits_of(engine: Engine, tokens: list[int], chunks: list[int]) -> torch.Tensor:

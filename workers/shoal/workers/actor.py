@@ -29,7 +29,7 @@ class WorkerActor:
         return self._worker.prepare()
 
     def join(self, spec: GroupSpec) -> JoinReport:
-        """Load this rank's experts, connect to the peers, start serving. Raises ExchangeError when a peer is missing."""
+        """Load this rank's experts, connect to the peers, start serving. Raises ExchangeError without a peer."""
         return self._worker.join(spec)
 
     def status(self) -> dict[str, Any]:

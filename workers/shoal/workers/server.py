@@ -112,7 +112,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
 
     # -- the service ----------------------------------------------------------------------------------------------
 
-    async def Connect(  # type: ignore[override]  # noqa: N802  # gRPC's name; the stub's union type fits no handler
+    async def Connect(  # noqa: N802  # gRPC's name
         self, request_iterator: AsyncIterator[pb.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.ConnectResponse]:
         """One router's stream, until either end goes."""
@@ -120,8 +120,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         outbox = self._outboxes[stream] = Outbox(self._outbox_limit)
         reader = asyncio.create_task(self._read(stream, outbox, request_iterator))
         reader.add_done_callback(lambda task: task.cancelled() or task.exception())
+        outbox_message = asyncio.create_task(outbox.get())
         try:
-            outbox_message = asyncio.create_task(outbox.get())
             while True:
                 await asyncio.wait({reader, outbox_message}, return_when=asyncio.FIRST_COMPLETED)
                 if outbox_message.done():
@@ -132,20 +132,20 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
                     yield message
                     outbox_message = asyncio.create_task(outbox.get())
                 elif reader.done():
-                    outbox_message.cancel()
                     return
         finally:
             reader.cancel()
+            outbox_message.cancel()
             del self._outboxes[stream]
             self._service.hang_up(stream)
 
-    async def GetStatus(  # type: ignore[override]  # noqa: N802  # as above
+    async def GetStatus(  # noqa: N802  # as above
         self, request: pb.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetStatusResponse:
         """What the worker is and does."""
         return self._service.status_message()
 
-    async def Wake(  # type: ignore[override]  # noqa: N802  # as above
+    async def Wake(  # noqa: N802  # as above
         self, request: pb.WakeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.WakeResponse:
         """A peer begins a step."""

@@ -69,7 +69,7 @@ class Worker:
         model_config, config = checkpoint.config, self.config
         tokenizer = checkpoint.tokenizer_path
         if tokenizer is None:
-            raise CheckpointError(f"{checkpoint.path}: has no tokenizer.json")
+            raise CheckpointError(checkpoint.path, "has no tokenizer.json")
         token_bytes = read_token_bytes(tokenizer, model_config.vocab_size)
         tokenizer_hash = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
         max_context = min(model_config.max_context, config.kv_tokens, config.max_context or config.kv_tokens)

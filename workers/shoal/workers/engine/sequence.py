@@ -11,11 +11,11 @@ from shoal.workers.model.sampling import SamplingParams
 class Finish(enum.Enum):
     """Why a sequence ended."""
 
-    STOP_TOKEN = "stop_token"
-    STOP_BYTES = "stop_bytes"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    LOOP = "loop"
+    STOP_TOKEN = enum.auto()
+    STOP_BYTES = enum.auto()
+    LENGTH = enum.auto()
+    CANCELLED = enum.auto()
+    LOOP = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)

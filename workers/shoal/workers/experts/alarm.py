@@ -75,7 +75,7 @@ class Alarm:
             call.add_done_callback(_log_failure)
 
 
-def _log_failure(call: grpc.Future) -> None:
+def _log_failure(call: grpc.Future[worker_pb2.WakeResponse]) -> None:
     error = None if call.cancelled() else call.exception()
     if error is not None:
         log.warning("a peer could not be woken", error=str(error))

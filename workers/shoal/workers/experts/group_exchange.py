@@ -77,7 +77,7 @@ class GroupExchange:
     def combine(self, rows_ep: Tensor, handle: Handle) -> Tensor:
         assert rows_ep.shape[0] == sum(handle.rows_of_peer), f"{rows_ep.shape[0]} rows for {handle.rows_of_peer}"
         counts = [int(pairs.numel()) for pairs in handle.pairs_of_peer]
-        received = self._all_to_all(handle.layer, COMBINE, rows_ep.split(list(handle.rows_of_peer)), counts)
+        received = self._all_to_all(handle.layer, COMBINE, torch.split(rows_ep, list(handle.rows_of_peer)), counts)
         top_k, width = handle.ids_ep.shape[1], rows_ep.shape[1]
         rows_dp = rows_ep.new_empty(handle.tokens_dp * top_k, width)
         for pairs, rows in zip(handle.pairs_of_peer, received, strict=True):
@@ -110,7 +110,7 @@ class GroupExchange:
             incoming, outgoing, [count + 1 for count in counts], [part.shape[0] + 1 for part in parts]
         )
         received = []
-        for rank, message in enumerate(incoming.split([count + 1 for count in counts])):
+        for rank, message in enumerate(torch.split(incoming, [count + 1 for count in counts])):
             rows, seal = message[:-1], message[-1:]
             if not torch.equal(seal.view(torch.int32), self._seal(layer, phase, rows).view(torch.int32)):
                 raise ExchangeError(

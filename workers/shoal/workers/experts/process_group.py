@@ -8,12 +8,15 @@ peer is noticed at the timeout.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
 from shoal.workers.errors import ExchangeError
+from shoal.workers.experts.rendezvous import connect
 
 
 class ProcessGroup:
@@ -27,37 +30,35 @@ class ProcessGroup:
         self.size = size
         deadline = datetime.timedelta(seconds=timeout)
         try:
-            self._store = dist.TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=30))
-            store = dist.PrefixStore(prefix, self._store)
+            store = c10d.PrefixStore(prefix, connect(host, port))
             if device.type == "cuda":
-                options = dist.ProcessGroupNCCL.Options()
+                options = c10d.ProcessGroupNCCL.Options()
                 options._timeout = deadline
-                self._group: dist.ProcessGroup = dist.ProcessGroupNCCL(store, rank, size, options)
+                self._group: Any = c10d.ProcessGroupNCCL(store, rank, size, options)
             else:
-                self._group = dist.ProcessGroupGloo(store, rank, size, deadline)
+                self._group = c10d.ProcessGroupGloo(store, rank, size, deadline)
         except (RuntimeError, ValueError) as error:
             raise ExchangeError(f"rank {rank} of {size} could not join at {host}:{port} ({prefix}): {error}") from error
 
     def all_gather(self, mine: Tensor) -> Tensor:
         """[...] -> [size, ...]; every rank passes the same shape."""
         gathered = mine.new_empty(self.size, *mine.shape)
-        try:
-            self._group.allgather([list(gathered.unbind())], [mine]).wait()
-        except RuntimeError as error:
-            raise ExchangeError(f"all-gather failed: {_reason(error)}") from error
+        self._wait("all-gather", lambda group: group.allgather([list(gathered.unbind())], [mine]))
         return gathered
 
     def all_to_all(self, incoming: Tensor, outgoing: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
         """Rows of `outgoing` split by `sizes_out` go to the ranks; theirs fill `incoming`, split by `sizes_in`."""
-        try:
-            self._group.alltoall_base(incoming, outgoing, sizes_in, sizes_out).wait()
-        except RuntimeError as error:
-            raise ExchangeError(f"all-to-all failed: {_reason(error)}") from error
+        self._wait("all-to-all", lambda group: group.alltoall_base(incoming, outgoing, sizes_in, sizes_out))
 
     def close(self) -> None:
-        """Drop the connections; peers in a collective see their end."""
-        del self._group, self._store
+        """Drop the connections; peers in a collective see their end. Safe to repeat, and from another thread."""
+        self._group = None
 
-
-def _reason(error: RuntimeError) -> str:
-    return str(error).splitlines()[0][:200]
+    def _wait(self, what: str, start: Callable[[Any], Any]) -> None:
+        group = self._group
+        if group is None:
+            raise ExchangeError(f"{what}: this rank has left the group")
+        try:
+            start(group).wait()
+        except RuntimeError as error:
+            raise ExchangeError(f"{what} failed: {str(error).splitlines()[0][:200]}") from error

@@ -57,4 +57,4 @@ class ModelConfig:
 
     @property
     def attention_scale(self) -> float:
-        return self.head_dim**-0.5
+        return 1.0 / math.sqrt(self.head_dim)

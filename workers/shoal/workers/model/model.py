@@ -78,7 +78,7 @@ class Model:
         """[T, H] -> [T, H]. q, k: [T, heads, head_dim] with rope; causal, windowed on sliding layers."""
         c, kv = self.config, self.kv
         qkv = dense.linear(t_dp, weights.qkv, weights.qkv_bias)
-        q, k, v = qkv.split([c.q_size, c.kv_size, c.kv_size], dim=-1)
+        q, k, v = torch.split(qkv, [c.q_size, c.kv_size, c.kv_size], dim=-1)
         q = q.reshape(-1, c.num_heads, c.head_dim).contiguous()
         k = k.reshape(-1, c.num_kv_heads, c.head_dim).contiguous()
         v = v.reshape(-1, c.num_kv_heads, c.head_dim).contiguous()

@@ -68,7 +68,8 @@ class Sampled:
 
 def uniform(seed: int, choice: int, position: int) -> float:
     """The number in [0, 1) that belongs to this place in this sequence."""
-    bits = np.random.Philox(key=[seed, choice], counter=[position, 0, 0, 0]).random_raw()
+    key = np.array([seed, choice], dtype=np.uint64)  # a plain list would pass through float64
+    bits = np.random.Philox(key=key, counter=np.array([position, 0, 0, 0], dtype=np.uint64)).random_raw()
     return float((int(bits) >> 11) * 2.0**-53)
 
 
@@ -136,7 +137,7 @@ def _draw(logits: Logits, params: SamplingParams, draw: float) -> int:
 def _top(weights: Logits, count: int) -> NDArray[np.bool_]:
     """The `count` largest, lower ids first among equals."""
     edge = np.partition(weights, -count)[-count]
-    kept = weights > edge
+    kept: NDArray[np.bool_] = weights > edge
     ties = np.flatnonzero(weights == edge)[: count - int(kept.sum())]
     kept[ties] = True
     return kept

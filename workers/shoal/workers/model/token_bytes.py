@@ -25,15 +25,15 @@ def read_token_bytes(path: Path, vocab_size: int) -> tuple[bytes, ...]:
         vocab: dict[str, int] = document["model"]["vocab"]
         special = {int(token["id"]) for token in document.get("added_tokens", ()) if token.get("special")}
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found; a checkpoint directory holds its tokenizer.json") from None
+        raise CheckpointError(path, "not found; a checkpoint directory holds its tokenizer.json") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a byte-level BPE tokenizer file: {error!r}") from error
+        raise CheckpointError(path, f"not a byte-level BPE tokenizer file: {error!r}") from error
     alphabet = _byte_alphabet()
     table = [b""] * vocab_size
     for text, token in vocab.items():
         if token in special or token >= vocab_size:
             continue
         if any(char not in alphabet for char in text):
-            raise CheckpointError(f"{path}: token {token} ({text!r}) is not written in the byte-level alphabet")
+            raise CheckpointError(path, f"token {token} ({text!r}) is not written in the byte-level alphabet")
         table[token] = bytes(alphabet[char] for char in text)
     return tuple(table)

@@ -1,0 +1,105 @@
+"""The exchange: every row arrives where it belongs, and what was not agreed is refused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.cluster.placement import even_placement
+from shoal.workers.errors import ExchangeError
+from shoal.workers.experts.exchange import Exchange
+from shoal.workers.experts.group_exchange import GroupExchange
+from shoal.workers.experts.placement import Placement
+from tests.workers.groups import exchanges, on_ranks
+
+WIDTH, TOP_K, EXPERTS = 16, 2, 6
+
+
+def serve(
+    end: Exchange, layer: int, x_dp: torch.Tensor, ids_dp: torch.Tensor, rank_placement: Placement
+) -> torch.Tensor:
+    """One layer whose expert e adds 100 * (e + 1) to the token."""
+    end.agree(0, x_dp.shape[0], False)
+    handle = end.dispatch(layer, x_dp, ids_dp)
+    rows = [
+        handle.x_ep[r] + 100 * (int(e) + 1)
+        for r, ids in enumerate(handle.ids_ep)
+        for e in ids.tolist()
+        if e >= 0
+    ]  # fmt: skip
+    return end.combine(torch.stack(rows) if rows else torch.zeros(0, x_dp.shape[1]), handle)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 1000), st.lists(st.integers(0, 5), min_size=4, max_size=4), st.booleans())
+def test_every_row_comes_back_to_its_token(size: int, seed: int, tokens: list[int], copies: bool) -> None:
+    """For any number of tokens per rank, none included, each (token, expert) row returns in top-k order."""
+    g = torch.Generator().manual_seed(seed)
+    placement = even_placement(1, EXPERTS, size)
+    if copies:
+        placement = Placement(size, (tuple(tuple(sorted({*r, (r[0] + 1) % size})) for r in placement.holders[0]),))
+    x = [torch.randn(tokens[r], WIDTH, generator=g) for r in range(size)]
+    ids = [
+        torch.stack([torch.randperm(EXPERTS, generator=g)[:TOP_K] for _ in range(n)]).int() if (n := tokens[r])
+        else torch.zeros(0, TOP_K, dtype=torch.int32)
+        for r in range(size)
+    ]  # fmt: skip
+    ends = exchanges(size, placement, TOP_K)
+    results = on_ranks(size, lambda r: serve(ends[r], 0, x[r], ids[r], placement))
+    for r in range(size):
+        assert torch.equal(x[r][:, None] + 100 * (ids[r][:, :, None] + 1), results[r])
+        ends[r].close()
+
+
+def pair(timeout: float = 20.0) -> list[GroupExchange]:
+    ends = exchanges(2, even_placement(1, EXPERTS, 2), TOP_K, timeout)
+    assert all(isinstance(end, GroupExchange) for end in ends)
+    return [end for end in ends if isinstance(end, GroupExchange)]
+
+
+def test_ranks_at_different_steps_are_refused() -> None:
+    """A rank that is not at the same step is noticed before anything is computed."""
+    ends = pair()
+
+    def agree(rank: int) -> str:
+        with pytest.raises(ExchangeError) as error:
+            ends[rank].agree(rank, 1, False)
+        return str(error.value)
+
+    assert all("step" in message for message in on_ranks(2, agree))
+
+
+def test_a_damaged_message_is_refused() -> None:
+    """One flipped bit on the way breaks the seal."""
+    ends = pair()
+    real = ends[0]._group.all_to_all
+
+    def damaged(incoming: torch.Tensor, outgoing: torch.Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+        real(incoming, outgoing, sizes_in, sizes_out)
+        incoming.view(torch.int32)[0, 3] ^= 1
+
+    ends[0]._group.all_to_all = damaged  # type: ignore[method-assign]  # the fault under test
+    ids = torch.tensor([[0, 3], [1, 4]], dtype=torch.int32)
+
+    def dispatch(rank: int) -> bool:
+        ends[rank].agree(0, 2, False)
+        try:
+            ends[rank].dispatch(0, torch.randn(2, WIDTH), ids)
+        except ExchangeError as error:
+            return "damaged" in str(error)
+        return False
+
+    assert on_ranks(2, dispatch) == [True, False]
+
+
+def test_a_silent_peer_is_noticed_at_the_deadline() -> None:
+    """A peer that never calls costs the timeout, not for ever."""
+    ends = pair(timeout=1.0)
+    start = time.monotonic()
+    with pytest.raises(ExchangeError):
+        ends[0].agree(0, 1, False)
+    assert 0.5 < time.monotonic() - start < 10

@@ -1,0 +1,108 @@
+"""Sampling: the distribution is right, and a place in a sequence always draws the same number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from shoal.workers.errors import RequestError
+from shoal.workers.model.sampling import SamplingParams, sample, uniform
+
+LOGITS = np.array([1.0, 3.0, 3.0, -2.0, 0.5], dtype=np.float32)
+
+
+def chosen(params: SamplingParams, count: int = 4000, masked: tuple[int, ...] = ()) -> NDArray[np.float64]:
+    params: SamplingParams, count: int = 4000, **more: tuple[int, ...]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """How often each token is chosen over many positions."""
+    ids = [sample(LOGITS, params, uniform(1, 0, position), masked=masked).id for position in range(count)]
+    return np.bincount(ids, minlength=len(LOGITS)) / count
+
+
+def test_greedy_takes_the_lowest_id_among_equals() -> None:
+    """Ties are broken the same way always."""
+    assert sample(LOGITS, SamplingParams(temperature=0.0), 0.0).id == 1
+
+
+def test_frequencies_follow_the_softmax() -> None:
+    """At temperature 1 tokens come as often as the softmax says."""
+    expected = torch.softmax(torch.from_numpy(LOGITS).double(), 0).numpy()
+    assert np.abs(chosen(SamplingParams()) - expected).max() < 0.03
+
+
+def test_temperature_sharpens() -> None:
+    """Logits are divided by the temperature."""
+    expected = torch.softmax(torch.from_numpy(LOGITS).double() / 0.5, 0).numpy()
+    assert np.abs(chosen(SamplingParams(temperature=0.5)) - expected).max() < 0.03
+
+
+def test_top_k_keeps_exactly_k() -> None:
+    """Of two equal logits at the edge the lower id stays."""
+    assert chosen(SamplingParams(top_k=1)).tolist() == [0, 1, 0, 0, 0]
+
+
+def test_top_p_keeps_the_smallest_sufficient_set() -> None:
+    """0.8 is reached by the two likeliest."""
+    share = chosen(SamplingParams(top_p=0.8))
+    assert share[0] + share[3] + share[4] == 0.0
+    assert share[1] > 0.4
+    assert share[2] > 0.4
+
+
+def test_min_p_drops_the_unlikely() -> None:
+    """Tokens less than half as likely as the likeliest go."""
+    assert {1, 2} == set(np.flatnonzero(chosen(SamplingParams(min_p=0.5))))
+
+
+def test_masked_tokens_never_come() -> None:
+    """Masked ids have no probability, greedy or not."""
+    assert sample(LOGITS, SamplingParams(temperature=0.0), 0.0, masked=(1,)).id == 2
+    assert chosen(SamplingParams(), 500, masked=(1, 2))[1] == 0.0
+
+
+def test_penalties_and_bias_change_the_logits() -> None:
+    """Repetition divides what was seen, presence and frequency subtract, bias adds."""
+    assert sample(LOGITS, SamplingParams(temperature=0.0, repetition_penalty=2.0), 0, prompt=(1,)).id == 2
+    assert sample(LOGITS, SamplingParams(temperature=0.0, presence_penalty=0.1), 0, output=(1,)).id == 2
+    assert sample(LOGITS, SamplingParams(temperature=0.0, presence_penalty=0.1), 0, prompt=(1,)).id == 1
+    assert sample(LOGITS, SamplingParams(temperature=0.0, frequency_penalty=1.5), 0, output=(1, 1, 2, 2)).id == 0
+    assert sample(LOGITS, SamplingParams(temperature=0.0, logit_bias={3: 6.0}), 0).id == 3
+
+
+def test_logprobs_are_of_the_whole_distribution() -> None:
+    """The chosen token's log-probability and the likeliest alternatives, lower id first among equals."""
+    result = sample(LOGITS, SamplingParams(temperature=0.0, logprobs=True, top_logprobs=2), 0.0)
+    expected = torch.log_softmax(torch.from_numpy(LOGITS).double(), 0)
+    assert result.logprob == pytest.approx(expected[1].item())
+    assert [token for token, _ in result.top] == [1, 2]
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 200_000))
+def test_a_place_always_draws_the_same_number(seed: int, choice: int, position: int) -> None:
+    """Numbers depend on (seed, choice, position) alone and lie in [0, 1)."""
+    assert uniform(seed, choice, position) == uniform(seed, choice, position)
+    assert 0.0 <= uniform(seed, choice, position) < 1.0
+
+
+def test_numbers_are_independent_of_their_neighbours() -> None:
+    """Over seeds and over positions the draws look uniform."""
+    for draws in ([uniform(7, 0, p) for p in range(3000)], [uniform(s, 0, 5) for s in range(3000)]):
+        assert abs(np.mean(draws) - 0.5) < 0.02
+        assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.1), ("min_p", 2.0),
+     ("repetition_penalty", 0.0), ("presence_penalty", float("inf")), ("top_logprobs", 1000)],
+)  # fmt: skip
+def test_values_out_of_range_are_named(field: str, value: float) -> None:
+    """The error names the field."""
+    with pytest.raises(RequestError, match=f"sampling.{field}"):
+        replace(SamplingParams(), **{field: value})
