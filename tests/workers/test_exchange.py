@@ -19,9 +19,7 @@ from tests.workers.groups import exchanges, on_ranks
 WIDTH, TOP_K, EXPERTS = 16, 2, 6
 
 
-def serve(
-    end: Exchange, layer: int, x_dp: torch.Tensor, ids_dp: torch.Tensor, rank_placement: Placement
-) -> torch.Tensor:
+def serve(end: Exchange, layer: int, x_dp: torch.Tensor, ids_dp: torch.Tensor) -> torch.Tensor:
     """One layer whose expert e adds 100 * (e + 1) to the token."""
     end.agree(0, x_dp.shape[0], False)
     handle = end.dispatch(layer, x_dp, ids_dp)
@@ -49,7 +47,7 @@ def test_every_row_comes_back_to_its_token(size: int, seed: int, tokens: list[in
         for r in range(size)
     ]  # fmt: skip
     ends = exchanges(size, placement, TOP_K)
-    results = on_ranks(size, lambda r: serve(ends[r], 0, x[r], ids[r], placement))
+    results = on_ranks(size, lambda r: serve(ends[r], 0, x[r], ids[r]))
     for r in range(size):
         assert torch.equal(x[r][:, None] + 100 * (ids[r][:, :, None] + 1), results[r])
         ends[r].close()

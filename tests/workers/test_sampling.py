@@ -18,8 +18,6 @@ LOGITS = np.array([1.0, 3.0, 3.0, -2.0, 0.5], dtype=np.float32)
 
 
 def chosen(params: SamplingParams, count: int = 4000, masked: tuple[int, ...] = ()) -> NDArray[np.float64]:
-    params: SamplingParams, count: int = 4000, **more: tuple[int, ...]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """How often each token is chosen over many positions."""
     ids = [sample(LOGITS, params, uniform(1, 0, position), masked=masked).id for position in range(count)]
     return np.bincount(ids, minlength=len(LOGITS)) / count
@@ -105,4 +103,4 @@ def test_numbers_are_independent_of_their_neighbours() -> None:
 def test_values_out_of_range_are_named(field: str, value: float) -> None:
     """The error names the field."""
     with pytest.raises(RequestError, match=f"sampling.{field}"):
-        replace(SamplingParams(), **{field: value})
+        replace(SamplingParams(), **{field: value})  # type: ignore[arg-type]  # the field is a parameter of the test

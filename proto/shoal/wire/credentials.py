@@ -63,3 +63,8 @@ def add_port(server: grpc.aio.Server, host: str, port: int) -> int:
 def open_channel(address: str, options: Sequence[tuple[str, Any]] | None = None) -> grpc.aio.Channel:
     """A channel to `address` (`host:port`); lazily connected. `options` default to `client_options()`."""
     return grpc.aio.insecure_channel(address, options=list(client_options() if options is None else options))
+
+
+def open_sync_channel(address: str) -> grpc.Channel:
+    """The same for code without an event loop."""
+    return grpc.insecure_channel(address, options=list(client_options()))
