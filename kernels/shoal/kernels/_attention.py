@@ -6,6 +6,9 @@ split leaves its part for a merging kernel (a long context with few queries). Wh
 leaves its sums exactly as they are, so a row never depends on its neighbours.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ... because the parameters of a kernel have no Python types: pointers, tensors and constants of Triton's language.
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -24,7 +27,7 @@ _ROWS = 64  # queries times heads of one KV head in one tile
 _KEYS = 64
 _SPLIT = 1024
 _ENOUGH_PROGRAMS = 256  # with fewer, a GPU is idle and a long context is worth splitting
-_LOG2_E = 1.4426950408889634
+_LOG2_E = tl.constexpr(1.4426950408889634)
 _OPTIONS = {"num_warps": 4, "num_stages": 2, **ROUND_EACH}
 
 
@@ -72,7 +75,7 @@ def attention(
         max_blocks,
         splits,
         0 if window is None else window,
-        scale * _LOG2_E,
+        scale * _LOG2_E.value,
         **shape,
         WHOLE=whole,
         GROUP=group,
@@ -143,7 +146,7 @@ def _attention_kernel(
     q_row = query.to(tl.int64) * (kv_heads * GROUP) + head
     q_tile = tl.load(q + q_row[:, None] * HEAD_DIM + d[None, :], mask=live[:, None], other=0.0).to(COMPUTE)
     # Every maximum starts at the sink: no -inf ever meets another, and nothing overflows.
-    sink = tl.load(sinks + head, mask=live, other=0.0).to(tl.float32) * 1.4426950408889634
+    sink = tl.load(sinks + head, mask=live, other=0.0).to(tl.float32) * _LOG2_E
 
     nearest = context - end + first  # of the tile's queries, the one that stands first
     until = tl.minimum(nearest + queries, context)
@@ -212,11 +215,11 @@ def _merge_kernel(
 ):
     """Merge one query head's splits in order, with the arithmetic of the whole kernel."""
     query, head = tl.program_id(0), tl.program_id(1)
-    seq, first, end = tile_of(query, cu_q, sequences, SEQUENCES, 1)
+    seq, _first, end = tile_of(query, cu_q, sequences, SEQUENCES, 1)
     position = tl.load(context_lens + seq) - end + query
     one = tl.arange(0, 1)
     d = tl.arange(0, HEAD_DIM)
-    maximum = tl.load(sinks + head + one).to(tl.float32) * 1.4426950408889634
+    maximum = tl.load(sinks + head + one).to(tl.float32) * _LOG2_E
     total = tl.full((1,), 1.0, tl.float32)
     acc = tl.zeros((1, HEAD_DIM), tl.float32)
     row = query.to(tl.int64) * tl.num_programs(1) + head
@@ -226,9 +229,7 @@ def _merge_kernel(
         total, maximum, acc = _merge(
             total, maximum, acc, tl.load(part_total + part), tl.load(part_max + part), part_acc
         )
-    tl.store(
-        out + (row + one)[:, None] * HEAD_DIM + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty)
-    )
+    tl.store(out + (row + one)[:, None] * HEAD_DIM + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty))
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:

@@ -1,5 +1,8 @@
 """Triton kernel of `dense`: one tile shape and one order over K for every batch."""
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ... because the parameters of a kernel have no Python types: pointers, tensors and constants of Triton's language.
+
 from __future__ import annotations
 
 import torch

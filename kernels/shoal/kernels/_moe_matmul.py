@@ -5,6 +5,9 @@ side that may be narrow. A byte holds the elements 2i and 2i+1: instead of inter
 are split into even and odd columns and the two products are added, always in this order.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ... because the parameters of a kernel have no Python types: pointers, tensors and constants of Triton's language.
+
 from __future__ import annotations
 
 import torch
@@ -65,19 +68,16 @@ def _launch(
 def _decode(codes, scales, COMPUTE: tl.constexpr):
     """E2M1 codes 0..15 and E8M0 scale bytes of one shape -> exact values in COMPUTE.
 
-    The three magnitude bits become the lowest exponent bits and the highest mantissa bit of a float, which is then 2^126
-    times too small, the subnormal 0.5 included. Scale byte 0 is 2^-127, a subnormal too.
+    The three magnitude bits become the lowest exponent bits and the highest mantissa bit of a float, which is then
+    2^126 times too small, the subnormal 0.5 included. Scale byte 0 is 2^-127, a subnormal too.
     """
-    if COMPUTE == tl.bfloat16:
-        sign, magnitude = (codes & 8).to(tl.uint16) << 12, (codes & 7).to(tl.uint16) << 6
+    if tl.bfloat16 == COMPUTE:
+        small = ((codes & 8).to(tl.uint16) << 12) | ((codes & 7).to(tl.uint16) << 6)
         power = (scales.to(tl.uint16) << 7) | ((scales == 0).to(tl.uint16) << 6)
-        tiny = (sign | magnitude).to(tl.bfloat16, bitcast=True)
-        return tiny * 8.507059173023462e37 * power.to(tl.bfloat16, bitcast=True)
     else:
-        sign, magnitude = (codes & 8).to(tl.uint32) << 28, (codes & 7).to(tl.uint32) << 22
+        small = ((codes & 8).to(tl.uint32) << 28) | ((codes & 7).to(tl.uint32) << 22)
         power = (scales.to(tl.uint32) << 23) | ((scales == 0).to(tl.uint32) << 22)
-        tiny = (sign | magnitude).to(tl.float32, bitcast=True)
-        return tiny * 8.507059173023462e37 * power.to(tl.float32, bitcast=True)
+    return small.to(COMPUTE, bitcast=True) * 8.507059173023462e37 * power.to(COMPUTE, bitcast=True)
 
 
 @triton.jit

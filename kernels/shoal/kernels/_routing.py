@@ -1,5 +1,8 @@
 """Triton kernels of `routing`: integer top-k, counting sort without atomics, ordered combine."""
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ... because the parameters of a kernel have no Python types: pointers, tensors and constants of Triton's language.
+
 from __future__ import annotations
 
 import torch
@@ -33,9 +36,7 @@ def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit
-def _route_kernel(
-    logits, ids, weights, experts, K: tl.constexpr, K_PADDED: tl.constexpr, EXPERTS: tl.constexpr
-):
+def _route_kernel(logits, ids, weights, experts, K: tl.constexpr, K_PADDED: tl.constexpr, EXPERTS: tl.constexpr):
     """One token. Value and id share one integer: the fp32 bits, made to order as integers do, above the negated id.
 
     So one integer maximum finds the largest value and, of equals, the lowest id.
@@ -87,7 +88,7 @@ def _count_kernel(ids, counts, rows, num_experts, EXPERTS: tl.constexpr, ROWS: t
     """counts[block, e]: rows of this block that belong to expert e."""
     block = tl.program_id(0)
     e = tl.arange(0, EXPERTS)
-    r, row_ids, hot = _one_hot(ids, block, rows, EXPERTS, ROWS)
+    _r, _row_ids, hot = _one_hot(ids, block, rows, EXPERTS, ROWS)
     tl.store(counts + block * num_experts + e, tl.sum(hot, 0), mask=e < num_experts)
 
 

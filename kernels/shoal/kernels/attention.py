@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shoal.kernels import exact
+from shoal.kernels import exact, native
 from shoal.kernels.target import backend_for
 
 _KEY_BLOCK = 64  # keys per step of the twin, aligned to absolute positions: fixes the order of every sum
@@ -39,8 +39,6 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     assert k.shape[0] == slots.shape[0], f"{k.shape[0]} tokens, {slots.shape[0]} slots"
     match backend_for(k):
         case "native":
-            from shoal.kernels import native
-
             native.write_kv(k, v, k_cache, v_cache, slots)
         case "triton":
             from shoal.kernels import _attention
@@ -69,8 +67,6 @@ def attention(
     assert window is None or window > 0, f"window {window}"
     match backend_for(q):
         case "native":
-            from shoal.kernels import native
-
             return native.attention(q, k_cache, v_cache, batch, sinks, window, scale)
         case "triton":
             from shoal.kernels import _attention

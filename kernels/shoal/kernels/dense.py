@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shoal.kernels import exact
+from shoal.kernels import exact, native
 from shoal.kernels.target import backend_for
 
 
@@ -17,8 +17,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtyp
     assert x.shape[1] == weight.shape[1], f"x has {x.shape[1]} features, the weight reads {weight.shape[1]}"
     match backend_for(x):
         case "native":
-            from shoal.kernels import native
-
             return native.linear(x, weight, bias, out_dtype)
         case "triton":
             from shoal.kernels import _dense

@@ -14,7 +14,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from shoal.kernels import exact
+from shoal.kernels import exact, native
 from shoal.kernels.mxfp4 import ExpertWeights, dequantize
 from shoal.kernels.target import backend_for
 
@@ -30,8 +30,6 @@ def gate_up(x: Tensor, rows: Tensor, offsets: Tensor, w: ExpertWeights, *, limit
     assert offsets.shape[0] == w.num_experts + 1, f"{offsets.shape[0]} offsets for {w.num_experts} experts"
     match backend_for(x):
         case "native":
-            from shoal.kernels import native
-
             return native.gate_up(x, rows, offsets, w, limit=limit, alpha=alpha)
         case "triton":
             from shoal.kernels import _moe_matmul
@@ -47,8 +45,6 @@ def down(h: Tensor, offsets: Tensor, w: ExpertWeights) -> Tensor:
     assert offsets.shape[0] == w.num_experts + 1, f"{offsets.shape[0]} offsets for {w.num_experts} experts"
     match backend_for(h):
         case "native":
-            from shoal.kernels import native
-
             return native.down(h, offsets, w)
         case "triton":
             from shoal.kernels import _moe_matmul

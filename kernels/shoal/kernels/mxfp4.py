@@ -56,7 +56,7 @@ def quantize(w: Tensor) -> tuple[Tensor, Tensor]:
     """
     if w.shape[-1] % GROUP:
         raise ValueError(f"the last dimension must be a multiple of {GROUP}, found {w.shape[-1]}")
-    groups = w.float().unflatten(-1, (-1, GROUP))
+    groups = w.float().reshape(*w.shape[:-1], w.shape[-1] // GROUP, GROUP)
     largest = groups.abs().amax(-1)
     if not bool(torch.isfinite(largest).all()):
         raise ValueError("MXFP4 holds finite numbers only, found inf or NaN")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from shoal.kernels import exact
+from shoal.kernels import exact, native
 from shoal.kernels.target import backend_for
 
 
@@ -13,8 +13,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     assert weight.shape == x.shape[1:], f"x {tuple(x.shape)}, weight {tuple(weight.shape)}"
     match backend_for(x):
         case "native":
-            from shoal.kernels import native
-
             return native.rms_norm(x, weight, eps)
         case "triton":
             from shoal.kernels import _norm

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from shoal.kernels import native
 from shoal.kernels.target import backend_for
 
 _CHUNK = 512  # positions per call of cos: always this many, so that a row never depends on the table's length
@@ -66,8 +67,6 @@ def apply_rope_(q: Tensor, k: Tensor, positions: Tensor, cos: Tensor, sin: Tenso
     assert q.shape[0] == k.shape[0] == positions.shape[0], "one position per token"
     match backend_for(q):
         case "native":
-            from shoal.kernels import native
-
             native.apply_rope_(q, k, positions, cos, sin)
         case "triton":
             from shoal.kernels import _rope

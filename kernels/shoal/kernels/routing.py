@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shoal.kernels import exact
+from shoal.kernels import exact, native
 from shoal.kernels.target import backend_for
 
 
@@ -18,8 +18,6 @@ def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     assert logits.dtype == torch.float32, f"logits are fp32, found {logits.dtype}"
     match backend_for(logits):
         case "native":
-            from shoal.kernels import native
-
             return native.route(logits, k)
         case "triton":
             from shoal.kernels import _routing
@@ -29,21 +27,20 @@ def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
             return route_torch(logits, k)
 
 
-def sort_by_expert(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+def sort_by_expert(ids: Tensor, num_experts: int, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Stable sort of ids i32 [R] by expert -> (order i32 [R'], offsets i32 [num_experts+1]).
 
     order[r] is the position in `ids` of sorted row r; expert e's rows are offsets[e] .. offsets[e+1]-1. Negative ids
-    belong to another worker and are left out, so R' = offsets[-1]. On a GPU this reads R' back, one synchronisation.
+    belong to another worker and are left out, so R' = offsets[-1]. A caller who knows R' says so in `count`,
+    which spares a GPU the wait for it.
     """
     match backend_for(ids):
         case "native":
-            from shoal.kernels import native
-
             return native.sort_by_expert(ids, num_experts)
         case "triton":
             from shoal.kernels import _routing
 
-            return _routing.sort_by_expert(ids, num_experts)
+            return _routing.sort_by_expert(ids, num_experts, count)
         case "torch":
             return sort_by_expert_torch(ids, num_experts)
 
@@ -56,8 +53,6 @@ def combine(rows: Tensor, weights: Tensor) -> Tensor:
     assert rows.shape[:2] == weights.shape, f"rows {tuple(rows.shape)}, weights {tuple(weights.shape)}"
     match backend_for(rows):
         case "native":
-            from shoal.kernels import native
-
             return native.combine(rows, weights)
         case "triton":
             from shoal.kernels import _routing

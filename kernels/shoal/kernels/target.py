@@ -21,6 +21,8 @@ from typing import Literal, cast, get_args
 
 import torch
 
+from shoal.kernels import native
+
 Backend = Literal["native", "torch", "triton"]
 
 OVERRIDE = "SHOAL_KERNELS"
@@ -82,24 +84,15 @@ def _resolve(device_type: str, override: str) -> Backend:
         return "triton"
     if override == "torch":
         return "torch"
-    if _native_available():
+    if native.available():
         return "native"
     if override == "native":
-        raise BackendError(f"{OVERRIDE}: the native kernels could not be built; is g++ installed?")
+        raise BackendError(f"{OVERRIDE}: the native kernels are not available: {native.reason()}")
     _log.warning(
-        "NATIVE KERNELS UNAVAILABLE: serving from the plain torch twins, which are exact but many times slower; "
-        "install g++ to build the native kernels"
+        "NATIVE KERNELS UNAVAILABLE: serving from the plain torch twins, which are exact but many times slower: %s",
+        native.reason(),
     )
     return "torch"
-
-
-def _native_available() -> bool:
-    try:
-        from shoal.kernels import native  # here, since native itself imports the launchers' argument types
-
-        return native.available()
-    except (ImportError, AttributeError):
-        return False
 
 
 def _use_interpreter() -> None:
@@ -111,8 +104,6 @@ def _use_interpreter() -> None:
 
 def _kernel_class(device: torch.device, backend: Backend) -> str:
     if backend == "native":
-        from shoal.kernels import native  # as above
-
         return f"cpu-{native.isa()}-{_VERSION}"
     if backend == "triton" and device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
