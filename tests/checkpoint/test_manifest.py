@@ -38,7 +38,7 @@ def test_tells_differences() -> None:
     assert [problem.split(": ")[1] for problem in problems] == [
         "wrong sha256",
         "not in SHA256SUMS",
-        "in SHA256SUMS but not part of the checkpoint",
+        "in SHA256SUMS but missing",
     ]
 
 

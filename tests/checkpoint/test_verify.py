@@ -65,6 +65,22 @@ def test_finds_one_flipped_bit(copy: Copy, hf: Path) -> None:
     assert verify_checkpoint(root, compare=False).problems == ()
 
 
+def test_manifest_may_cover_more(copy: Copy, hf: Path, tmp_path: Path) -> None:
+    """Other files of the directory that the manifest lists are checked too; a name that leads out of it is missing."""
+    root = copy(hf)
+    (root / "README.md").write_text("hello")
+    (tmp_path / "outside").write_text("hello")
+    digest = hashlib.sha256(b"hello").hexdigest()
+    hashes = verify_checkpoint(root).hashes
+    manifest.write(root, {**hashes, "README.md": digest})
+    assert verify_checkpoint(root).problems == ()
+    manifest.write(root, {**hashes, "README.md": "0" * 64, "../outside": digest})
+    assert [problem.problem for problem in verify_checkpoint(root).problems] == [
+        "in SHA256SUMS but missing",
+        "wrong sha256",
+    ]
+
+
 def _too_high(table: dict[str, object]) -> None:
     added = table["added_tokens"]
     assert isinstance(added, list)

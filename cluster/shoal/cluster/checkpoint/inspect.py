@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.workers.checkpoint.checkpoint import Checkpoint, Slice
+from shoal.workers.checkpoint.checkpoint import Checkpoint
 from shoal.workers.checkpoint.layout import Layout, is_expert_tensor
+from shoal.workers.checkpoint.validation import Slice
 from shoal.workers.model.config import ModelConfig
 
 EP_SIZES = (1, 2, 4, 8, 16, 32)

@@ -55,7 +55,7 @@ def differences(recorded: Mapping[str, str], actual: Mapping[str, str], director
     problems = []
     for name in sorted(recorded.keys() | actual.keys()):
         if name not in actual:
-            problems.append(CheckpointError(directory / name, f"in {NAME} but not part of the checkpoint"))
+            problems.append(CheckpointError(directory / name, f"in {NAME} but missing"))
         elif name not in recorded:
             problems.append(CheckpointError(directory / name, f"not in {NAME}"))
         elif recorded[name] != actual[name]:

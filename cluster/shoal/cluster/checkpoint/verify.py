@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 from shoal.cluster.checkpoint import manifest
-from shoal.workers.checkpoint.checkpoint import NAN_SCALE, TORCH_DTYPES, Checkpoint, open_checkpoint
+from shoal.workers.checkpoint.checkpoint import NAN_SCALE, Checkpoint, open_checkpoint
 from shoal.workers.checkpoint.directory import INDEX
 from shoal.workers.checkpoint.error import CheckpointError
 from shoal.workers.checkpoint.json_file import read_object
 from shoal.workers.checkpoint.safetensors_file import TensorEntry, TensorFile
+from shoal.workers.checkpoint.validation import TORCH_DTYPES
 
 Progress = Callable[[int, int], None]  # bytes read so far, bytes in all
 _CHUNK = 8 << 20  # bytes read at once; a multiple of every dtype's size
@@ -66,14 +67,28 @@ def verify_checkpoint(path: Path | str, progress: Progress | None = None, *, com
                     progress(done, total)
             hashes[str(file.path.relative_to(root))] = digest.hexdigest()
         problems += _tokenizer_problems(checkpoint)
-        for folder in dict.fromkeys((root, checkpoint.path)):
-            for name in _BESIDE:
-                beside = folder / name
-                if beside.is_file():
-                    hashes[str(beside.relative_to(root))] = hashlib.sha256(beside.read_bytes()).hexdigest()
+        beside = [folder / name for folder in (root, checkpoint.path) for name in _BESIDE]
+        listed = [root / name for name in recorded or () if _inside(name)]
+        for path_beside in (*beside, *listed):
+            name = str(path_beside.relative_to(root))
+            if name not in hashes and path_beside.is_file():
+                hashes[name] = _sha256(path_beside)
         if recorded is not None:
             problems += manifest.differences(recorded, hashes, root)
         return Report(checkpoint.fingerprint, total, hashes, recorded is not None, tuple(problems))
+
+
+def _inside(name: str) -> bool:
+    """Whether a name from the manifest stays in its directory."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
 
 
 def _scan(file: TensorFile) -> Iterator[tuple[memoryview, CheckpointError | None]]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,33 +12,13 @@ from torch import Tensor
 
 from shoal.workers.checkpoint.directory import CheckpointFiles, find_files
 from shoal.workers.checkpoint.error import CheckpointError
-from shoal.workers.checkpoint.layout import (
-    Layout,
-    TensorSpec,
-    hf_specs,
-    is_expert_tensor,
-    is_scale_tensor,
-    original_source,
-    original_specs,
-)
-from shoal.workers.checkpoint.safetensors_file import TensorEntry, TensorFile
+from shoal.workers.checkpoint.fingerprint import fingerprint
+from shoal.workers.checkpoint.layout import Layout, is_expert_tensor, is_scale_tensor
+from shoal.workers.checkpoint.safetensors_file import TensorFile
+from shoal.workers.checkpoint.validation import Slice, validate
 from shoal.workers.model.config import ModelConfig
 
-TORCH_DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "U8": torch.uint8}
 NAN_SCALE = 255  # E8M0: the only byte that is not a power of two
-_SAMPLE = 1024  # bytes of each end of each tensor that go into the fingerprint
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """An HF-named tensor's bytes: `nbytes` from `offset` of `file`, where they belong to the tensor `stored_as`."""
-
-    file: TensorFile
-    stored_as: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
 
 
 class Checkpoint:
@@ -68,7 +45,7 @@ class Checkpoint:
         self._resources = resources
         self._lock = threading.Lock()
         self._bytes_read = 0
-        self.fingerprint = _fingerprint(files.config, slices)
+        self.fingerprint = fingerprint(files.config, slices)
 
     @property
     def bytes_read(self) -> int:
@@ -144,68 +121,8 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     files = find_files(Path(path))
     with ExitStack() as stack:
         opened = [stack.enter_context(TensorFile(weights)) for weights in files.weights]
-        located = _locate(files, opened)
-        return Checkpoint(files, _validate(files, located), stack.pop_all())
-
-
-def _locate(files: CheckpointFiles, opened: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, TensorEntry]]:
-    """Every stored tensor with its file; the index, where there is one, must say the same as the headers."""
-    located: dict[str, tuple[TensorFile, TensorEntry]] = {}
-    for file in opened:
-        for name, entry in file.entries.items():
-            if name in located:
-                raise CheckpointError(file.path, "also in another file", tensor=name, found=located[name][0].path.name)
-            if files.index is not None and files.index.get(name) != file.path.name:
-                raise CheckpointError(
-                    file.path, "not where the index says", tensor=name, expected=files.index.get(name, "absent")
-                )
-            located[name] = (file, entry)
-    for name, file_name in (files.index or {}).items():
-        if name not in located:
-            raise CheckpointError(files.path / file_name, "missing tensor, though the index names it", tensor=name)
-    return located
-
-
-def _validate(files: CheckpointFiles, located: Mapping[str, tuple[TensorFile, TensorEntry]]) -> dict[str, Slice]:
-    config = files.config
-    wanted = hf_specs(config) if files.layout == "hf" else original_specs(config)
-    for spec in wanted:
-        if spec.name not in located:
-            where = files.weights[0] if len(files.weights) == 1 else files.path
-            raise CheckpointError(where, "missing tensor", tensor=spec.name, expected=f"{spec.dtypes[0]} {spec.shape}")
-        _check_entry(spec, *located[spec.name])
-    unknown = sorted(located.keys() - {spec.name for spec in wanted})
-    if unknown:  # a weight we would not use: the model is not the one that config.json describes
-        raise CheckpointError(
-            located[unknown[0]][0].path,
-            "unknown tensor",
-            tensor=unknown[0],
-            expected=f"{len(wanted)} tensors of GPT-OSS",
-        )
-    return {spec.name: _slice_of(spec, files.layout, config, located) for spec in hf_specs(config)}
-
-
-def _check_entry(spec: TensorSpec, file: TensorFile, entry: TensorEntry) -> None:
-    if entry.shape != spec.shape:
-        raise CheckpointError(file.path, "wrong shape", tensor=spec.name, expected=spec.shape, found=entry.shape)
-    if entry.dtype not in spec.dtypes:
-        raise CheckpointError(
-            file.path, "wrong dtype", tensor=spec.name, expected=" or ".join(spec.dtypes), found=entry.dtype
-        )
-
-
-def _slice_of(
-    spec: TensorSpec, layout: Layout, config: ModelConfig, located: Mapping[str, tuple[TensorFile, TensorEntry]]
-) -> Slice:
-    if layout == "hf":
-        file, entry = located[spec.name]
-        return Slice(file, entry.name, TORCH_DTYPES[entry.dtype], spec.shape, entry.offset, entry.nbytes)
-    source = original_source(spec.name, config)
-    file, entry = located[source.name]
-    first, last = source.rows or (0, entry.shape[0])
-    row = entry.nbytes // entry.shape[0]
-    offset = entry.offset + first * row
-    return Slice(file, entry.name, TORCH_DTYPES[entry.dtype], spec.shape, offset, (last - first) * row)
+        slices = validate(files, opened)
+        return Checkpoint(files, slices, stack.pop_all())
 
 
 def runs(ids: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -239,21 +156,3 @@ def byte_view(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor as writable bytes."""
     assert tensor.is_contiguous()
     return tensor.view(-1).view(torch.uint8).numpy().data
-
-
-def _fingerprint(config: ModelConfig, slices: Mapping[str, Slice]) -> str:
-    """sha256 of the config and of every tensor's name, dtype, shape and both ends.
-
-    It tells checkpoints apart, two fine-tunes of one shape included, in milliseconds; it does not prove integrity
-    (`verify` does). Sharding and layout do not change it.
-    """
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    for name in sorted(slices):
-        part = slices[name]
-        digest.update(f"{name} {part.dtype} {part.shape}".encode())
-        size = min(_SAMPLE, part.nbytes)
-        for offset in (part.offset, part.offset + part.nbytes - size):
-            sample = bytearray(size)
-            part.file.read_into(memoryview(sample), offset, part.stored_as)
-            digest.update(sample)
-    return digest.hexdigest()
