@@ -8,12 +8,13 @@ The events are a function of the token sequence alone. Three states, named by wh
 
 Repairs (codes of `Repaired`): `missing_end` a message began inside another; `missing_start` a header without
 `<|start|>`; `missing_header` text without a header, read as an answer; `missing_channel`, `unknown_channel`,
-`malformed_header`, `abandoned_header`, `truncated_header`; `stray_token` a control token out of place, dropped.
+`malformed_header`, `abandoned_header`, `truncated_header`; `foreign_author` the model spoke as somebody else;
+`stray_token` a control token out of place, dropped.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from shoal.router.harmony.control import ControlTokens
@@ -191,7 +192,10 @@ class Parser:
         self._unfinished = _Unfinished(author_given, Detokenizer(self._tokenizer))
 
     def _open(self) -> list[Event]:
-        self._header, repairs = self._unfinished.read()
+        header, repairs = self._unfinished.read()
+        if header.role != "assistant":
+            repairs.append("foreign_author")
+        self._header = replace(header, role="assistant")
         self._state = _State.CONTENT
         self._content, self._text = [], []
         self._messages += 1

@@ -1,0 +1,36 @@
+"""One call of one client: what every part that serves it needs to know."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shoal.router.tenant import cache_salt
+from shoal.wire.deadlines import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Made when a request arrives, never changed."""
+
+    tenant: str
+    deadline: Deadline
+    request_id: str = ""
+    """The caller's name for it; ours when the caller gave none."""
+    work_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Our name for it, unique among everything that any router runs: callers may repeat theirs."""
+    traceparent: str = ""
+    clock: Callable[[], float] = time.monotonic
+    arrived: float = field(default_factory=time.monotonic)
+    """On `clock`."""
+
+    def __post_init__(self) -> None:
+        if not self.request_id:
+            object.__setattr__(self, "request_id", self.work_id)
+
+    @property
+    def cache_salt(self) -> bytes:
+        """Separates tenants in prefix caches."""
+        return cache_salt(self.tenant)

@@ -1,0 +1,193 @@
+"""Raw generation: a prompt in, one or several continuations out, as events.
+
+The events are a function of the tokens alone: one `tokens` event per token, so that every cut of the stream is a
+place where it can go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from shoal.proto.v1 import inference_pb2 as api
+from shoal.proto.v1 import worker_pb2 as pb
+from shoal.router.backend import Accepted, Backend, ModelFacts, Tokens, Work
+from shoal.router.call import Call
+from shoal.router.errors import FieldError
+from shoal.router.harmony.message import Run
+from shoal.router.metrics import Metrics
+from shoal.router.numbering import Numbering
+from shoal.router.resolve import choice_seed, seed_of, worker_limits, worker_sampling
+from shoal.router.stop_text import StopText
+from shoal.router.tokenizer import Detokenizer, Tokenizer
+
+FINISH = {
+    pb.SEQUENCE_FINISH_STOP_TOKEN: api.FINISH_REASON_STOP,
+    pb.SEQUENCE_FINISH_STOP_BYTES: api.FINISH_REASON_STOP,
+    pb.SEQUENCE_FINISH_LENGTH: api.FINISH_REASON_LENGTH,
+    pb.SEQUENCE_FINISH_CANCELLED: api.FINISH_REASON_CANCELLED,
+    pb.SEQUENCE_FINISH_LOOP: api.FINISH_REASON_STOP,
+}
+"""How a worker's reason is told to clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """Serves `Generate`."""
+
+    backend: Backend
+    tokenizer: Tokenizer
+    metrics: Metrics
+    max_choices: int
+
+    async def events(self, request: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
+        """The events of all choices, each choice's in order. Raises WireError; closing it cancels what runs."""
+        facts = await self.backend.wait_ready()
+        works = await self._works(request, call, facts)
+        self.metrics.tokens_in.inc(sum(len(run.ids) for run in works[0].prompt))
+        if len(works) == 1:
+            async with contextlib.aclosing(self._choice(works[0], request, call)) as events:
+                async for event in events:
+                    yield event
+            return
+        async with contextlib.aclosing(_merged([self._choice(work, request, call) for work in works])) as merged:
+            async for event in merged:
+                yield event
+
+    async def _works(self, request: api.GenerateRequest, call: Call, facts: ModelFacts) -> list[Work]:
+        prompt = await self._prompt(request, facts)
+        count = request.n or 1
+        if count > self.max_choices:
+            raise FieldError("n", f"is {count}, at most {self.max_choices} are allowed")
+        seed = seed_of(request.sampling)
+        sampling = worker_sampling(request.sampling, facts, logprobs=request.logprobs)
+        limits = worker_limits(request.limits, len(prompt), facts, stop_ids=(), stop_bytes=True)
+        # A worker cancels by name, so each choice has its own: one that ends early must not end the others.
+        names = [call.work_id] if count == 1 else [f"{call.work_id}/{choice}" for choice in range(count)]
+        return [
+            Work(
+                request_id=name,
+                choice=choice,
+                prompt=(Run(tuple(prompt), generated=False),),
+                seed=choice_seed(seed, choice),
+                sampling=sampling,
+                limits=limits,
+                deadline=call.deadline.unix,
+                cache_salt=call.cache_salt,
+                traceparent=call.traceparent,
+            )
+            for choice, name in enumerate(names)
+        ]
+
+    async def _prompt(self, request: api.GenerateRequest, facts: ModelFacts) -> list[int]:
+        match request.WhichOneof("prompt"):
+            case "text":
+                ids = await self.tokenizer.encode_off_loop(request.text)
+            case "tokens":
+                ids = list(request.tokens.ids)
+            case _:
+                raise FieldError("prompt", "is missing: give text or tokens")
+        if not ids:
+            raise FieldError("prompt", "is empty")
+        if (largest := max(ids)) >= facts.vocab_size:
+            raise FieldError("tokens", f"has id {largest}, the vocabulary has {facts.vocab_size}")
+        return ids
+
+    async def _choice(
+        self, work: Work, request: api.GenerateRequest, call: Call
+    ) -> AsyncGenerator[api.GenerateResponse, None]:
+        """The events of one continuation."""
+        state = _Continuation(self.tokenizer, work, list(request.limits.stop))
+        meter = self.metrics.meter(call.arrived, call.clock)
+        async with contextlib.aclosing(self.backend.submit(work)) as outputs:
+            async for output in outputs:
+                if isinstance(output, Accepted):
+                    yield state.started(call.request_id, output.worker_id)
+                    continue
+                meter.tokens(len(output.ids))
+                for event in state.read(output):
+                    yield event
+                if state.over:
+                    return
+
+
+class _Continuation:
+    """What is known of one choice while it is generated."""
+
+    def __init__(self, tokenizer: Tokenizer, work: Work, stops: list[str]) -> None:
+        self._work = work
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stop = StopText(stops)
+        self._numbering = Numbering()
+        self._usage = api.Usage(input_tokens=sum(len(run.ids) for run in work.prompt))
+        self.over = False
+
+    def started(self, request_id: str, worker: str) -> api.GenerateResponse:
+        started = api.Started(request_id=request_id, seed=self._work.seed, worker=worker)
+        return self._event(started=started)
+
+    def read(self, output: Tokens) -> list[api.GenerateResponse]:
+        """The events of the worker's output, up to a stop text."""
+        self._usage.cached_tokens = max(self._usage.cached_tokens, output.cached_tokens)
+        events = []
+        for index, token in enumerate(output.ids):
+            self._usage.output_tokens += 1
+            last = output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED and index == len(output.ids) - 1
+            text = self._stop.push(self._detokenizer.push(token))
+            if last:
+                text += self._stop.push(self._detokenizer.finish()) + self._stop.finish()
+            delta = api.TokenDelta(ids=[token], text=text, logprobs=output.logprobs[index : index + 1])
+            events.append(self._event(tokens=delta))
+            if self._stop.reached:
+                return [*events, self._done(api.FINISH_REASON_STOP)]
+        if output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED:
+            events.append(self._done(FINISH[output.finish]))
+        return events
+
+    def _done(self, reason: api.FinishReason.ValueType) -> api.GenerateResponse:
+        self.over = True
+        return self._event(done=api.Done(finish_reason=reason, usage=self._usage))
+
+    def _event(
+        self,
+        started: api.Started | None = None,
+        tokens: api.TokenDelta | None = None,
+        done: api.Done | None = None,
+    ) -> api.GenerateResponse:
+        cursor = self._numbering.next(self._usage.output_tokens)
+        choice = self._work.choice
+        return api.GenerateResponse(cursor=cursor, choice=choice, started=started, tokens=tokens, done=done)
+
+
+async def _merged(
+    streams: list[AsyncGenerator[api.GenerateResponse, None]],
+) -> AsyncGenerator[api.GenerateResponse, None]:
+    """The events of several streams as they come. The first failure ends all of them."""
+    ready: asyncio.Queue[api.GenerateResponse | Exception | None] = asyncio.Queue(maxsize=len(streams))
+
+    async def pump(stream: AsyncGenerator[api.GenerateResponse, None]) -> None:
+        try:
+            async with contextlib.aclosing(stream) as events:
+                async for event in events:
+                    await ready.put(event)
+            await ready.put(None)
+        except Exception as error:
+            await ready.put(error)
+
+    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
+    try:
+        running = len(tasks)
+        while running:
+            match await ready.get():
+                case None:
+                    running -= 1
+                case Exception() as error:
+                    raise error
+                case event:
+                    yield event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,69 @@
+"""The public RPCs: admit the call, then relay the events of the part that serves it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc.aio
+
+from shoal.proto.v1 import inference_pb2 as api
+from shoal.proto.v1.inference_pb2_grpc import InferenceServiceServicer
+from shoal.router.admission import Admission
+from shoal.router.call import Call
+from shoal.router.chat import Chat
+from shoal.router.generate import Generator
+from shoal.router.metrics import Metrics
+from shoal.router.resolve import checked_name
+from shoal.router.tenant import tenant_of
+from shoal.wire.deadlines import deadline_of
+
+_Event = TypeVar("_Event")
+_Context = grpc.aio.ServicerContext[object, object]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceService(InferenceServiceServicer):
+    """Raises WireError; the rim translates it and closes the generators, which cancels what runs."""
+
+    generator: Generator
+    chat: Chat
+    admission: Admission
+    metrics: Metrics
+    max_request_seconds: float
+
+    async def Generate(  # noqa: N802  # the generated base class names it
+        self, request: api.GenerateRequest, context: _Context
+    ) -> AsyncGenerator[api.GenerateResponse, None]:
+        """See inference.proto."""
+        call = self._call(request.request_id, context)
+        async with contextlib.aclosing(self._admitted(lambda: self.generator.events(request, call))) as events:
+            async for event in events:
+                yield event
+
+    async def Chat(  # noqa: N802  # the generated base class names it
+        self, request: api.ChatRequest, context: _Context
+    ) -> AsyncGenerator[api.ChatResponse, None]:
+        """See inference.proto."""
+        call = self._call(request.request_id, context)
+        async with contextlib.aclosing(self._admitted(lambda: self.chat.events(request, call))) as events:
+            async for event in events:
+                yield event
+
+    def _call(self, request_id: str, context: _Context) -> Call:
+        metadata = dict(context.invocation_metadata() or ())
+        return Call(
+            tenant=tenant_of(context),
+            deadline=deadline_of(context, self.max_request_seconds),
+            request_id=checked_name("request_id", request_id),
+            traceparent=str(metadata.get("traceparent", "")),
+        )
+
+    async def _admitted(self, events: Callable[[], AsyncGenerator[_Event, None]]) -> AsyncGenerator[_Event, None]:
+        """The events, once there is room."""
+        async with self.admission.admitted() as waited, contextlib.aclosing(events()) as opened:
+            self.metrics.queue_time.observe(waited)
+            async for event in opened:
+                yield event

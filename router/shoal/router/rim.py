@@ -1,0 +1,132 @@
+"""The rim of every RPC: deadline, errors to status, counts and one log line. Nothing else translates errors.
+
+A stream that had begun ends with an `error` event before the status, so that a client which reads only events knows
+too. Cancellation by the client, or its deadline, closes the handler's generator at once: that is what reaches the
+worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.metrics import Metrics
+from shoal.wire.deadlines import deadline_of
+from shoal.wire.status import Status, status_of
+
+_log = structlog.get_logger(__name__)
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Stream = Callable[[Any, _Context], AsyncGenerator[Any, None]]
+_Unary = Callable[[Any, _Context], Awaitable[Any]]
+
+_LAST_WORDS_SECONDS = 1.0  # a client that does not read is not waited for longer
+
+
+class Rim(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of our own services; health and reflection stay as they are."""
+
+    def __init__(self, metrics: Metrics, max_request_seconds: float) -> None:
+        self._metrics = metrics
+        self._max_request_seconds = max_request_seconds
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """See grpc.aio.ServerInterceptor."""
+        handler: Any = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/shoal."):
+            return handler  # type: ignore[no-any-return]  # gRPC's handlers are untyped tuples
+        name = method.rpartition("/")[2]
+        coding = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._streaming(name, handler.unary_stream), **coding)
+        assert handler.unary_unary is not None, f"{method} streams requests, which the rim does not know"
+        return grpc.unary_unary_rpc_method_handler(self._answering(name, handler.unary_unary), **coding)
+
+    def _streaming(self, name: str, serve: _Stream) -> Any:
+        async def handle(request: Any, context: _Context) -> None:
+            last: Any = None
+            events = serve(request, context)
+            async with self._watched(name, context, lambda: last), contextlib.aclosing(events):
+                async for event in events:
+                    await context.write(event)
+                    last = event
+
+        return handle
+
+    def _answering(self, name: str, serve: _Unary) -> Any:
+        async def handle(request: Any, context: _Context) -> Any:
+            async with self._watched(name, context, lambda: None):
+                return await serve(request, context)
+
+        return handle
+
+    @contextlib.asynccontextmanager
+    async def _watched(self, name: str, context: _Context, last: Callable[[], Any]) -> AsyncGenerator[None, None]:
+        began = time.monotonic()
+        deadline = deadline_of(context, self._max_request_seconds)
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                yield
+        except asyncio.CancelledError as error:
+            self._ended(name, began, status_of(error))
+            raise
+        except Exception as error:
+            if context.cancelled():
+                self._ended(name, began, status_of(asyncio.CancelledError()))
+                raise
+            status = status_of(error)
+            self._ended(name, began, status, error)
+            if (event := last()) is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                        await context.write(error_event(event, status))
+            await context.abort(status.code, status.message, status.trailing)
+        else:
+            self._ended(name, began, None)
+
+    def _ended(self, name: str, began: float, status: Status | None, error: Exception | None = None) -> None:
+        code = "OK" if status is None else status.code.name
+        self._metrics.requests.labels(name, code).inc()
+        seconds = round(time.monotonic() - began, 4)
+        if status is None:
+            _log.info("request_ended", method=name, code=code, seconds=seconds)
+            return
+        if error is not None:
+            self._metrics.rejections.labels(status.reason).inc()
+        internal = status.code is grpc.StatusCode.INTERNAL
+        _log.log(
+            40 if internal else 20,
+            "request_ended",
+            method=name,
+            code=code,
+            reason=status.reason,
+            seconds=seconds,
+            exc_info=error if internal else None,
+        )
+
+
+def error_event(last: Any, status: Status) -> Any:
+    """The event that ends a stream whose latest event was `last`, of the same type."""
+    cursor = api.Cursor(offset=last.cursor.offset, k=last.cursor.k + 1)
+    error = api.Error(
+        code=status.number, message=status.message, retryable=status.retryable, delivered_tokens=last.cursor.offset
+    )
+    if isinstance(last, api.GenerateResponse):
+        return api.GenerateResponse(cursor=cursor, choice=last.choice, error=error)
+    return api.ChatResponse(cursor=cursor, error=error)

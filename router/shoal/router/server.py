@@ -1,0 +1,236 @@
+"""The router as a process: everything put together, started, watched and stopped.
+
+await run(RouterConfig(model_dir="…"))              serve until SIGTERM or SIGINT, then drain
+python -m shoal.router --config router.json         the same; prints one JSON line once it listens
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from shoal.proto.v1 import inference_pb2 as api
+from shoal.proto.v1.inference_pb2_grpc import (
+    add_InferenceServiceServicer_to_server,
+    add_SessionServiceServicer_to_server,
+)
+from shoal.router import logs
+from shoal.router.admission import Admission
+from shoal.router.chat import Chat
+from shoal.router.config import RouterConfig
+from shoal.router.errors import StartError
+from shoal.router.generate import Generator
+from shoal.router.harmony.control import ControlTokens
+from shoal.router.harmony.render import Renderer
+from shoal.router.inference_service import InferenceService
+from shoal.router.membership import Membership
+from shoal.router.metrics import Metrics, MetricsServer
+from shoal.router.pool import WorkerPool
+from shoal.router.redis_sessions import RedisSessions, connect
+from shoal.router.rim import Rim
+from shoal.router.session_service import SessionService
+from shoal.router.tokenizer import Tokenizer
+from shoal.router.worker_link import LinkSettings
+from shoal.wire.credentials import InsecureRefusedError, add_port, join_address, require_loopback_or
+from shoal.wire.options import server_options
+
+INFERENCE = api.DESCRIPTOR.services_by_name["InferenceService"].full_name
+SESSIONS = api.DESCRIPTOR.services_by_name["SessionService"].full_name
+
+_HEALTH_PERIOD = 0.2
+_STALE_REGISTRY = 5.0  # seconds without an answer from Redis after which sessions are reported away
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a router listens. `metrics` is empty when it serves none."""
+
+    address: str
+    metrics: str
+    router_id: str
+    pid: int
+
+
+class Router:
+    """One router on the running event loop."""
+
+    def __init__(self, config: RouterConfig, tokenizer: Tokenizer) -> None:
+        """Raises StartError when the vocabulary lacks Harmony's control tokens or the address needs TLS."""
+        try:
+            require_loopback_or(config.insecure, config.host, "the router")
+        except InsecureRefusedError as error:
+            raise StartError(f"router.host: {error}") from error
+        self._config = config
+        self.metrics = Metrics()
+        self._redis = connect(config.redis_url) if config.redis_url else None
+        store = RedisSessions(self._redis) if self._redis is not None else None
+        settings = LinkSettings(config.router_id, tokenizer.hash, config.max_unread_tokens, config.accept_seconds)
+        self.pool = WorkerPool(settings, config.worker_wait_seconds)
+        self.membership = Membership(
+            self.pool.set_members, time.monotonic, fixed=config.workers, wanted_groups=config.groups
+        )
+        self.admission = Admission(config.max_running, config.max_waiting, time.monotonic)
+        control = ControlTokens.of(tokenizer.control)
+        chat = Chat(
+            backend=self.pool,
+            tokenizer=tokenizer,
+            control=control,
+            renderer=Renderer(tokenizer, control),
+            sessions=store,
+            metrics=self.metrics,
+            ttl_seconds=config.session_ttl_seconds,
+            max_ttl_seconds=config.max_session_ttl_seconds,
+            today=lambda: datetime.now(UTC).date().isoformat(),
+        )
+        generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices)
+        service = InferenceService(generator, chat, self.admission, self.metrics, config.max_request_seconds)
+        rim = Rim(self.metrics, config.max_request_seconds)
+        self._server = grpc.aio.server(interceptors=[rim], options=server_options())
+        add_InferenceServiceServicer_to_server(service, self._server)
+        add_SessionServiceServicer_to_server(SessionService(store), self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (INFERENCE, SESSIONS, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._metrics_server: MetricsServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> Listening:
+        """Listen. Raises StartError when an address cannot be had."""
+        config = self._config
+        try:
+            port = add_port(self._server, config.host, config.port)
+            if config.metrics_port >= 0:
+                self._metrics_server = MetricsServer(self.metrics, config.metrics_host, config.metrics_port)
+        except OSError as error:
+            raise StartError(f"router.port or router.metrics_port: {error}") from error
+        self.metrics.in_flight.set_function(lambda: self.admission.running)
+        self.metrics.queued.set_function(lambda: self.admission.waiting)
+        self.metrics.workers.set_function(lambda: len(self.pool.eligible()))
+        self.metrics.registry_age.set_function(lambda: self.membership.age)
+        if self._redis is not None:
+            watching = self.membership.watch(self._redis, config.registry_poll)
+            self._tasks.append(asyncio.create_task(watching, name="membership"))
+        self._tasks.append(asyncio.create_task(self._report_health(), name="health"))
+        await self._server.start()
+        metrics = join_address(config.metrics_host, self._metrics_server.port) if self._metrics_server else ""
+        listening = Listening(join_address(config.host, port), metrics, config.router_id, os.getpid())
+        _log.info("router_listening", address=listening.address, metrics=metrics)
+        return listening
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Refuse new requests, give running ones `grace` seconds (default: as configured), then let go of all."""
+        await self._health.enter_graceful_shutdown()
+        self.admission.stop()
+        await self._server.stop(self._config.drain_seconds if grace is None else grace)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.close()
+        if self._redis is not None:
+            await self._redis.aclose()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
+
+    async def _report_health(self) -> None:
+        """The process lives (""), can generate, can keep sessions."""
+        serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set("", serving)
+        while True:
+            generates = bool(self.pool.eligible())
+            keeps = self._redis is not None and self.membership.age < _STALE_REGISTRY
+            await self._health.set(INFERENCE, serving if generates else not_serving)
+            await self._health.set(SESSIONS, serving if keeps else not_serving)
+            await asyncio.sleep(_HEALTH_PERIOD)
+
+
+async def run(
+    config: RouterConfig,
+    *,
+    on_listening: Callable[[Listening], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until `stop` is set, or SIGTERM or SIGINT arrives; then drain. A second signal ends the draining.
+
+    Raises StartError. `on_listening` is called once requests can be sent.
+    """
+    tokenizer = await asyncio.to_thread(Tokenizer.load, config.model_dir)
+    router = Router(config, tokenizer)
+    stopping, hurry = stop or asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        (hurry if stopping.is_set() else stopping).set()
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    with contextlib.suppress(ValueError, RuntimeError):  # only the main thread gets signals
+        for number in handled:
+            loop.add_signal_handler(number, on_signal)
+    try:
+        listening = await router.start()
+        if config.ready_file:
+            _write_ready_file(Path(config.ready_file), listening)
+        if on_listening is not None:
+            on_listening(listening)
+        await stopping.wait()
+        _log.info("router_draining", running=router.admission.running)
+        draining, hurried = asyncio.create_task(router.stop()), asyncio.create_task(hurry.wait())
+        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (hurried, draining):
+            task.cancel()
+        await asyncio.gather(hurried, draining, return_exceptions=True)
+    finally:
+        await router.stop(0)
+        with contextlib.suppress(ValueError, RuntimeError):
+            for number in handled:
+                loop.remove_signal_handler(number)
+        if config.ready_file:
+            _remove(Path(config.ready_file))
+    _log.info("router_stopped")
+
+
+def _write_ready_file(path: Path, listening: Listening) -> None:
+    """All of it or nothing, for whoever waits for the file."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(asdict(listening)) + "\n")
+    part.rename(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """A router process. Exit status 2: it cannot start, stderr says why."""
+    parser = argparse.ArgumentParser(prog="shoal-router", description="The front door of a shoal cluster.")
+    parser.add_argument("--config", required=True, help="JSON file with RouterConfig's fields; - reads stdin")
+    options = parser.parse_args(arguments)
+    try:
+        text = sys.stdin.read() if options.config == "-" else Path(options.config).read_text()
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise StartError(f"{options.config} must hold one JSON object")
+        config = RouterConfig.from_mapping(values)
+        logs.configure(config.log_level, router=config.router_id)
+        asyncio.run(run(config, on_listening=lambda listening: print(json.dumps(asdict(listening)), flush=True)))
+    except (StartError, OSError, json.JSONDecodeError) as error:
+        print(f"shoal-router: {error}", file=sys.stderr)
+        return 2
+    return 0
