@@ -73,12 +73,11 @@ def kill_descendants(timeout: float = 5.0) -> list[int]:
 
 
 @contextlib.contextmanager
-def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterator[Callable[[], None]]:
-    """SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread; from the third on they are too late to matter.
+def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread; from the third on they are ignored.
 
     The first asks for an orderly stop, the second interrupts that. Should the second not have led to an end within
     `patience` seconds, `hard_stop` runs on a thread of its own and the process ends with 128 + the signal's number.
-    Yields a function that takes the handlers back, for after a library replaced them.
     """
     seen = 0
 
@@ -97,14 +96,10 @@ def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterat
 
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in wanted}
-
-    def install() -> None:
-        for number in wanted:
-            signal.signal(number, handle)
-
-    install()
+    for number in wanted:
+        signal.signal(number, handle)
     try:
-        yield install
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

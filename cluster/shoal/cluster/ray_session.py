@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,10 @@ class RaySession:
 
 
 def connect(address: str, namespace: str, state_dir: Path, cpus: int) -> RaySession:
-    """Start a Ray here with `cpus` CPUs when `address` is empty, else connect to that one. Raises StartError."""
+    """Start a Ray here with `cpus` CPUs when `address` is empty, else connect to that one. Raises StartError.
+
+    From the main thread: the kernel ends the processes of our own Ray with the thread that forked them.
+    """
     local = not address
     _set_environment(state_dir, local)
     import ray
@@ -43,11 +47,14 @@ def connect(address: str, namespace: str, state_dir: Path, cpus: int) -> RaySess
     options: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
     if local:
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
-        context = ray.init(address=address or "local", **options)
+        context: Any = ray.init(address=address or "local", **options)
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray"
         raise StartError(f"cannot {where}: {type(error).__name__}: {_first_line(error)}") from error
+    finally:
+        signal.signal(signal.SIGTERM, on_term)  # Ray puts its own in its place
     from shoal.cluster.ray_fleet import node_addresses
 
     runtime = ray.get_runtime_context()

@@ -1,0 +1,179 @@
+"""The `shoal` command. Only this file is imported for `--help`: each command imports what it needs when it runs, so
+that `shoal router`, `chat` and `version` work where neither torch nor ray is installed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from shoal.cluster.checkpoint.commands import app as checkpoint
+from shoal.cluster.errors import ClusterError
+
+if TYPE_CHECKING:
+    from shoal.cluster.config import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Serve GPT-OSS models from a cluster of expert-parallel workers.",
+)
+app.add_typer(checkpoint, name="checkpoint")
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with the settings.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value.", metavar="KEY=VALUE")]
+StateDir = Annotated[str | None, typer.Option(help="Where the cluster keeps its data.", show_default=False)]
+Address = Annotated[str | None, typer.Option(help="The router, host:port; default: the one that runs here.")]
+
+
+def _settings(config: Path | None, assignments: list[str] | None, **flags: object) -> Settings:
+    """`flags` are named section__key."""
+    from shoal.cluster.config import load
+
+    return load(
+        config, flags={name.replace("__", ".", 1): v for name, v in flags.items()}, assignments=assignments or ()
+    )
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show stack traces.", envvar="SHOAL_DEBUG")] = False,
+) -> None:
+    if debug:
+        os.environ["SHOAL_DEBUG"] = "1"
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint directory.", show_default=False)] = None,
+    ep_size: Annotated[int | None, typer.Option(help="Workers that share the experts.", show_default="1")] = None,
+    groups: Annotated[int | None, typer.Option(help="Copies of the model.", show_default="1")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
+    host: Annotated[str | None, typer.Option(help="The router listens here.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Its gRPC port; 0 takes a free one.", show_default="50051")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster; default: start one.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="An existing Redis; default: start one.")] = None,
+    state_dir: StateDir = None,
+    assignments: Set = None,
+) -> None:
+    """Start a cluster and serve until Ctrl-C; a second Ctrl-C stops at once."""
+    from shoal.cluster.commands import serve as command
+
+    command.run(
+        _settings(
+            config, assignments,
+            cluster__model=model, cluster__ep_size=ep_size, cluster__groups=groups, worker__device=device,
+            router__host=host, router__port=port, cluster__ray_address=ray_address, cluster__redis_url=redis_url,
+            cluster__state_dir=state_dir,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def router(
+    config: Config = None,
+    model_dir: Annotated[str | None, typer.Option(help="Directory with tokenizer.json.", show_default=False)] = None,
+    host: Annotated[str | None, typer.Option(help="Listen here.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC port; 0 takes a free one.", show_default="50051")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Sessions and registry.", show_default=False)] = None,
+    assignments: Set = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run one router for workers that run elsewhere. Needs neither torch nor ray."""
+    from shoal.cluster.commands import router as command
+
+    flags = {"router__model_dir": model_dir, "router__host": host, "router__port": port, "router__redis_url": redis_url}
+    command.run(_settings(config, assignments, **flags), parent)
+
+
+@app.command()
+def chat(
+    once: Annotated[str | None, typer.Option(help="Say this, print the answer and end.", show_default=False)] = None,
+    session: Annotated[str | None, typer.Option(help="Continue this session; default: a new one.")] = None,
+    effort: Annotated[Literal["low", "medium", "high"], typer.Option(help="How long to think.")] = "medium",
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0.0, max=2.0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the answers reproducible.", min=0)] = None,
+    timeout: Annotated[float, typer.Option(help="Longest wait for one answer, in seconds.", min=1.0)] = 600.0,
+    address: Address = None,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Talk to the model; the conversation is kept by the server."""
+    from shoal.cluster.commands import chat as command
+
+    command.run(
+        _settings(config, None, cluster__state_dir=state_dir),
+        command.Options(address, session, effort, max_tokens, temperature, seed, timeout),
+        once,
+    )
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    address: Address = None,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show the router, the groups and their workers; ends with 0 when all of it serves."""
+    from shoal.cluster.commands import status as command
+
+    command.run(_settings(config, None, cluster__state_dir=state_dir), address, as_json)
+
+
+@app.command()
+def stop(
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")] = False,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Stop the cluster that `shoal serve` runs here, and wait until it is gone."""
+    from shoal.cluster.commands import stop as command
+
+    command.run(_settings(config, None, cluster__state_dir=state_dir), now)
+
+
+@app.command()
+def demo(
+    preset: Annotated[str, typer.Option(help="Shape of the checkpoint: tiny or small.")] = "tiny",
+    ep_size: Annotated[int, typer.Option(help="Workers that share the experts.", min=1)] = 2,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 48,
+) -> None:
+    """Make a small checkpoint, start a whole cluster, chat twice, show what ran where, stop it."""
+    from shoal.cluster import demo as command
+
+    command.run(preset, ep_size, max_tokens)
+
+
+@app.command()
+def version() -> None:
+    """Show versions."""
+    from shoal.cluster.commands import version as command
+
+    command.run()
+
+
+def main() -> None:
+    """Entry point: errors of the world are one line and an exit code."""
+    try:
+        app()
+    except ClusterError as error:
+        if os.environ.get("SHOAL_DEBUG"):
+            raise
+        print(f"shoal: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get("SHOAL_DEBUG"):
+            raise
+        print(f"shoal: internal error: {type(error).__name__}: {error} (shoal --debug shows where)", file=sys.stderr)
+        sys.exit(70)
+
+
+if __name__ == "__main__":
+    main()

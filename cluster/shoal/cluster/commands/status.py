@@ -1,0 +1,118 @@
+"""`shoal status`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shoal.cluster import runfile
+from shoal.cluster.client import INFERENCE, SESSIONS, health, worker_status
+from shoal.cluster.config import Settings
+from shoal.cluster.errors import UnhealthyError
+from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, group_key
+
+_TIMEOUT = 3.0  # seconds for each question
+
+
+def run(settings: Settings, address: str | None, as_json: bool) -> None:
+    """Print the state of everything. Raises NotRunningError, and UnhealthyError when it cannot serve."""
+    config = settings.cluster()
+    pid: int | None = None
+    redis_url = config.redis_url
+    if address is None:
+        running = runfile.read(Path(config.state_dir))
+        address, redis_url, pid = running.router, running.redis_url, running.pid
+    report = look(address, redis_url) | {"pid": pid}
+    if as_json:
+        print(json.dumps(report, indent=2, sort_keys=True))
+    else:
+        _print(report, Console())
+    if not report["healthy"]:
+        raise UnhealthyError(f"the cluster behind {address} cannot serve: see above")
+
+
+def look(address: str, redis_url: str) -> dict[str, Any]:
+    """Router, groups and workers as plain values; what does not answer is told as such, nothing is raised."""
+    generates, keeps = (health(address, _TIMEOUT, service) for service in (INFERENCE, SESSIONS))
+    problem, entries = read_registry(redis_url) if redis_url else ("", [])
+    groups = [_group(entry) for entry in entries]
+    serving = generates == "SERVING" and (keeps == "SERVING" or not redis_url)
+    healthy = serving and not problem and all(group["ready"] for group in groups)
+    return {
+        "router": {"address": address, "inference": generates, "sessions": keeps},
+        "registry": problem or "ok",
+        "groups": groups,
+        "healthy": healthy,
+    }
+
+
+def read_registry(redis_url: str) -> tuple[str, list[GroupEntry]]:
+    """What is wrong with Redis, empty when nothing, and every group's record."""
+    import redis
+
+    client = redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+    try:
+        names = sorted(_text(name) for name in client.smembers(GROUPS_KEY))
+        records = [client.get(group_key(name)) for name in names]
+        return "", [decode(_text(record).encode()) for record in records if record is not None]
+    except (redis.RedisError, OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}", []
+    finally:
+        client.close()
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw
+
+
+def _group(entry: GroupEntry) -> dict[str, Any]:
+    workers = []
+    for worker in entry.workers:
+        state = worker_status(worker.address, _TIMEOUT)
+        described: dict[str, Any] = {"rank": worker.rank, "worker_id": worker.worker_id, "address": worker.address}
+        if state is None:
+            described |= {"ready": False, "reachable": False}
+        else:
+            described |= {
+                "ready": state.ready,
+                "reachable": True,
+                "pid": state.pid,
+                "kernels": state.kernel_path,
+                "experts": len(state.expert_loads),
+                "running": state.running,
+                "waiting": state.waiting,
+                "kv_used": round(state.kv_blocks_used / state.kv_blocks, 4) if state.kv_blocks else 0.0,
+                "steps": state.steps,
+                "prompt_tokens": state.prompt_tokens,
+                "generated_tokens": state.generated_tokens,
+            }
+        workers.append(described)
+    ready = entry.ready and all(worker["ready"] for worker in workers)
+    return {"group": entry.group, "epoch": entry.epoch, "ready": ready, "workers": workers}
+
+
+def _print(report: dict[str, Any], console: Console) -> None:
+    router = report["router"]
+    states = ", ".join(f"{name} {_coloured(router[name])}" for name in ("inference", "sessions"))
+    console.print(f"router {router['address']}: {states}; registry {report['registry']}", highlight=False)
+    table = Table("group", "epoch", "rank", "worker", "state", "kernels", "experts", "running", "KV", "tokens out")
+    for group in report["groups"]:
+        for worker in group["workers"]:
+            state = "[green]ready[/]" if worker["ready"] else "[red]not ready[/]"
+            if not worker["reachable"]:
+                state = "[red]unreachable[/]"
+            table.add_row(
+                group["group"], str(group["epoch"]), str(worker["rank"]), worker["address"], state,
+                worker.get("kernels", ""), str(worker.get("experts", "")), str(worker.get("running", "")),
+                f"{worker['kv_used']:.0%}" if "kv_used" in worker else "", str(worker.get("generated_tokens", "")),
+            )  # fmt: skip
+    if table.row_count:
+        console.print(table)
+
+
+def _coloured(state: str) -> str:
+    return f"[{'green' if state == 'SERVING' else 'red'}]{state}[/]"

@@ -1,0 +1,287 @@
+"""Starts and stops a whole cluster from one process: Redis, Ray, the controller with its workers, a router.
+
+    cluster = LocalCluster(settings, say=print)
+    try:
+        run = cluster.start()      # returns when the first request can be served
+        while True:
+            cluster.check()
+            time.sleep(0.5)
+    finally:
+        cluster.stop()
+
+What was started is stopped in reverse order, and everything that is left below this process is killed at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from shoal.cluster import ray_session, runfile, topology
+from shoal.cluster.config import ClusterConfig, Settings
+from shoal.cluster.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
+from shoal.cluster.processes import adopt_orphans, kill_descendants
+from shoal.cluster.ray_session import RaySession
+from shoal.cluster.router_process import Listening, RouterProcess
+from shoal.cluster.runfile import RunFile
+
+log = structlog.get_logger()
+
+WORKER_CLASS = "shoal.workers.actor:WorkerActor"
+_POLL = 0.1  # seconds between two looks while something starts
+
+
+class LocalCluster:
+    """One cluster started from this process. `start`, `stop` and `kill` belong to the main thread."""
+
+    def __init__(
+        self, settings: Settings, say: Callable[[str], None] = lambda _: None, router_log: Path | None = None
+    ) -> None:
+        """`say` is told each step in words; the router's output goes to `router_log`, by default where ours goes.
+
+        Raises ConfigError.
+        """
+        self.config: ClusterConfig = settings.cluster()
+        if not self.config.model:
+            raise ConfigError("cluster.model is missing: name a checkpoint directory, for instance with --model DIR")
+        self._model = str(Path(self.config.model).absolute())
+        self._worker = settings.worker(model=self._model)
+        state_dir = Path(self.config.state_dir).absolute()
+        self._state_dir = state_dir
+        drain = {} if settings.given("router.drain_seconds") else {"drain_seconds": self.config.stop_grace}
+        self._router_config = settings.router(
+            model_dir=self._model, redis_url=self.config.redis_url, ready_file=str(state_dir / "router.json"), **drain
+        )
+        self._say = say
+        self._router_log = router_log
+        self._undo: list[Callable[[], None]] = []
+        self._owned = contextlib.ExitStack()
+        self._router: RouterProcess | None = None
+        self._controller: Any = None
+        self._deadline = 0.0
+
+    # -- up ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> RunFile:
+        """Start everything; returns when a request can be served. Raises ClusterError; call `stop` in any case."""
+        started = time.time()
+        self._deadline = time.monotonic() + self.config.start_timeout
+        adopt_orphans()
+        self._owned.enter_context(runfile.owned(self._state_dir))
+        self._check_model()
+        redis_url = self._start_redis()
+        session = self._connect_ray()
+        self._start_controller(session, redis_url)
+        router_config = dataclasses.replace(self._router_config, redis_url=redis_url)
+        self._router = RouterProcess(router_config, self._router_log)
+        self._undo.append(functools.partial(self._router.stop, self._router_config.drain_seconds + 5.0))
+        self._await_groups()
+        listening = self._await_router()
+        run = RunFile(
+            pid=os.getpid(),
+            started=started,
+            router=listening.grpc,
+            metrics=listening.metrics,
+            redis_url=redis_url,
+            ray_address=session.address,
+            model=self._model,
+            groups=self.config.group_names,
+            logs=session.logs,
+        )
+        run.write(self._state_dir)
+        return run
+
+    def _check_model(self) -> None:
+        """A bad checkpoint is refused here, in a second, before anything was started."""
+        from shoal.workers.checkpoint import CheckpointError, open_checkpoint
+
+        try:
+            with open_checkpoint(self._model) as checkpoint:
+                experts = checkpoint.config.num_experts
+        except CheckpointError as error:
+            raise StartError(str(error)) from error
+        if self.config.ep_size > experts:
+            raise ConfigError(f"cluster.ep_size is {self.config.ep_size}, but the model has only {experts} experts")
+
+    def _start_redis(self) -> str:
+        if self.config.redis_url:
+            _ping(self.config.redis_url)
+            return self.config.redis_url
+        self._say("starting Redis")
+        server = EmbeddedRedis(self._state_dir / "redis", on_restart=_redis_restarted)
+        try:
+            url = server.start()
+        except EmbeddedRedisError as error:
+            raise StartError(str(error)) from error
+        self._undo.append(server.stop)
+        return url
+
+    def _connect_ray(self) -> RaySession:
+        self._say(f"connecting to Ray at {self.config.ray_address}" if self.config.ray_address else "starting Ray")
+        guess = topology.need_of("cpu", self._worker.threads)
+        cpus = topology.local_cpus(guess, self.config.ranks, os.cpu_count() or 1)
+        self._undo.append(ray_session.disconnect)
+        return ray_session.connect(self.config.ray_address, self.config.namespace, self._state_dir, cpus)
+
+    def _start_controller(self, session: RaySession, redis_url: str) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from shoal.cluster.controller_actor import NAME, ControllerActor, Declared
+
+        device = topology.resolve_device(self._worker.device, session.resources.get("GPU", 0.0))
+        need = topology.need_of(device, self._worker.threads)
+        topology.require_room(need, self.config.ranks, session.resources)
+        self._say(f"starting {self.config.ranks} workers on {device.upper()}")
+        declared = Declared(
+            worker_class=WORKER_CLASS,
+            worker=dataclasses.replace(self._worker, device=device.partition(":")[0]),  # Ray shows each its own GPU
+            need=need,
+            groups=self.config.group_names,
+            ep_size=self.config.ep_size,
+            redis_url=redis_url,
+            home=session.home,
+            insecure=self.config.insecure,
+            start_timeout=max(1.0, self._deadline - time.monotonic()),
+        )
+        # On this node: the embedded Redis and the rendezvous of a one-machine cluster are reached over loopback.
+        here = NodeAffinitySchedulingStrategy(session.node_id, soft=False)
+        options = {"name": NAME, "lifetime": "detached", "num_cpus": 0, "scheduling_strategy": here}
+        try:
+            self._controller = ray.remote(ControllerActor).options(**options).remote(declared)
+        except ValueError as error:
+            raise StartError(
+                f"a cluster already runs in the Ray namespace {self.config.namespace!r}: stop it where it was started, "
+                "or set cluster.namespace"
+            ) from error
+        self._undo.append(self._stop_controller)
+        self._call(self._controller.start.remote(), "the controller did not start")
+
+    def _await_groups(self) -> None:
+        seen: dict[str, str] = {}
+        while True:
+            groups = self.status()["groups"]
+            for group in groups:
+                if seen.get(group["group"]) != group["phase"]:
+                    seen[group["group"]] = group["phase"]
+                    self._say(f"group {group['group']}: {group['phase']}")
+                if group["phase"] == "failed":
+                    raise StartError(f"group {group['group']} did not start: {group['reason']}")
+            if groups and all(group["phase"] == "ready" for group in groups):
+                return
+            assert self._router is not None, "the router is started before its workers are ready"
+            self._router.listening()  # raises when it ended
+            time.sleep(_POLL)
+
+    def _await_router(self) -> Listening:
+        from shoal.cluster.client import is_serving
+
+        assert self._router is not None, "the router was not started"
+        self._say("waiting for the router")
+        while time.monotonic() < self._deadline:
+            listening = self._router.listening()
+            if listening is not None and is_serving(listening.grpc, timeout=2.0):
+                return listening
+            time.sleep(_POLL)
+        raise StartError(f"the router was not ready within {self.config.start_timeout:g} s")
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises UnhealthyError when the router ended by itself."""
+        assert self._router is not None, "check() comes after start()"
+        try:
+            self._router.listening()
+        except StartError as error:
+            raise UnhealthyError(str(error)) from error
+
+    def status(self) -> dict[str, Any]:
+        """What the controller knows. Raises StartError when it is gone."""
+        status: dict[str, Any] = self._call(self._controller.status.remote(), "the controller is gone")
+        return status
+
+    def _call(self, ref: Any, otherwise: str) -> Any:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
+        from shoal.cluster.ray_fleet import one_line
+
+        try:
+            return ray.get(ref, timeout=30.0)
+        except (RayError, GetTimeoutError) as error:
+            raise StartError(f"{otherwise}: {one_line(error)}") from error
+
+    # -- down ---------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stop everything in reverse order; what is left below this process is killed. Safe to repeat.
+
+        An exception in the middle, such as Interrupted, leaves the rest to a second call or to `kill`.
+        """
+        while self._undo:
+            try:
+                self._undo[-1]()
+            except Exception:
+                log.exception("a part did not stop in order")
+            self._undo.pop()
+        if left := kill_descendants():
+            log.debug("processes had to be killed", pids=left)
+        self._owned.close()
+
+    def kill(self) -> None:
+        """Stop everything now. This process cannot use Ray any more and had better end: `os._exit`."""
+        if self._controller is not None and self.config.ray_address:
+            self._kill_actors()
+        kill_descendants()
+        with contextlib.suppress(OSError):
+            self._owned.close()
+
+    def _stop_controller(self) -> None:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
+        try:
+            ray.get(self._controller.stop.remote(0.0), timeout=30.0)
+        except (RayError, GetTimeoutError) as error:
+            log.warning("the workers were not stopped in order", error=str(error).splitlines()[0])
+            self._kill_actors()
+        with contextlib.suppress(RayError):
+            ray.kill(self._controller)
+        self._controller = None
+
+    def _kill_actors(self) -> None:
+        """On a Ray that is not ours, detached actors outlive everything but this."""
+        import ray
+        from ray.exceptions import RayError
+        from ray.util.placement_group import get_placement_group, remove_placement_group
+
+        with contextlib.suppress(RayError, ValueError):
+            for name in ray.util.list_named_actors():
+                ray.kill(ray.get_actor(name))
+                with contextlib.suppress(ValueError):
+                    remove_placement_group(get_placement_group(name))
+
+
+def _ping(url: str) -> None:
+    import redis
+
+    client = redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0)
+    try:
+        client.ping()
+    except (redis.RedisError, OSError) as error:
+        raise StartError(f"the Redis of cluster.redis_url does not answer: {error}") from error
+    finally:
+        client.close()
+
+
+def _redis_restarted(pid: int, status: int) -> None:
+    log.warning("the embedded Redis died and is started again", pid=pid, status=status)
