@@ -47,5 +47,5 @@ def decode(raw: bytes) -> GroupEntry:
         fields = json.loads(raw)
         workers = tuple(WorkerEntry(str(w["worker_id"]), int(w["rank"]), str(w["address"])) for w in fields["workers"])
         return GroupEntry(str(fields["group"]), int(fields["epoch"]), bool(fields["ready"]), workers)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"registry record is not readable: {error}") from error
