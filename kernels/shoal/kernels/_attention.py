@@ -236,7 +236,8 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     tokens = k.shape[0]
     width = k.shape[1] * k.shape[2]
     if tokens:
-        _write_kv_kernel[(tokens,)](k, v, k_cache, v_cache, slots, width, WIDTH=triton.next_power_of_2(width))
+        padded = triton.next_power_of_2(width)
+        _write_kv_kernel[(tokens,)](k, v, k_cache, v_cache, slots, width, WIDTH=padded, **ROUND_EACH)
 
 
 @triton.jit

@@ -13,7 +13,8 @@ import triton.language as tl
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# Without contraction, what a kernel says is what is rounded: two kernels that say the same agree bit for bit.
+# Without contraction, what a kernel says is what is rounded: two kernels that say the same agree bit for bit. Given to
+# every launch, since Triton's own default changes between versions.
 ROUND_EACH = {"enable_fp_fusion": False}
 
 

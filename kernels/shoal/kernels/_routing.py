@@ -69,9 +69,10 @@ def sort_by_expert(ids: Tensor, num_experts: int, count: int | None = None) -> t
     before = torch.empty(blocks, num_experts, dtype=torch.int32, device=ids.device)
     offsets = torch.empty(num_experts + 1, dtype=torch.int32, device=ids.device)
     order = torch.empty(rows, dtype=torch.int32, device=ids.device)
-    _count_kernel[(blocks,)](ids, before, rows, num_experts, EXPERTS=padded, ROWS=_SORT_ROWS)
-    _scan_kernel[(1,)](before, offsets, blocks, num_experts, EXPERTS=padded)
-    _place_kernel[(blocks,)](ids, before, offsets, order, rows, num_experts, EXPERTS=padded, ROWS=_SORT_ROWS)
+    constants = {"EXPERTS": padded, **ROUND_EACH}
+    _count_kernel[(blocks,)](ids, before, rows, num_experts, ROWS=_SORT_ROWS, **constants)
+    _scan_kernel[(1,)](before, offsets, blocks, num_experts, **constants)
+    _place_kernel[(blocks,)](ids, before, offsets, order, rows, num_experts, ROWS=_SORT_ROWS, **constants)
     return order[: int(offsets[-1]) if count is None else count], offsets
 
 
