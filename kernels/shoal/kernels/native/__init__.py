@@ -5,8 +5,8 @@ environment variable `SHOAL_NATIVE_ISA` names: avx512, avx2 or portable. Where t
 False and `reason()` says why; calling an operation then raises NativeUnavailableError.
 
 Exactness: every output row is the same bits whatever the other rows, their order, the number of threads and the way a
-prompt is cut into chunks. AVX-512 and AVX2 agree with each other bit for bit; portable, which may have no fused
-multiply-add, has results of its own.
+prompt is cut into chunks. Instruction sets that round a multiply-add once (AVX-512, AVX2, NEON) agree with each other
+bit for bit; `fused()` tells them from plain x86-64, which rounds twice.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from shoal.kernels.native.binding import Experts, Library, Paging
-from shoal.kernels.native.build import NativeUnavailableError, build
-from shoal.kernels.native.isa import choose
+from shoal.kernels.native.build import NativeUnavailableError, build_unit
+from shoal.kernels.native.instruction_set import choose
 
 __all__ = [
     "Library",
@@ -29,6 +29,7 @@ __all__ = [
     "available",
     "combine",
     "down",
+    "fused",
     "gate_up",
     "isa",
     "library",
@@ -48,9 +49,9 @@ __all__ = [
 def load(isa: str) -> Library:
     """The library for one instruction set, compiled if need be, with as many threads as torch now uses.
 
-    Raises NativeUnavailableError. The caller answers for the machine having that instruction set: see `isa.supported`.
+    Raises NativeUnavailableError. The machine must have that instruction set: see `instruction_set.supported`.
     """
-    path = build(isa)
+    path = build_unit(isa)
     try:
         loaded = Library(isa, path)
     except OSError as error:
@@ -89,6 +90,11 @@ def reason() -> str | None:
 def isa() -> str:
     """avx512, avx2 or portable. Raises NativeUnavailableError."""
     return library().isa
+
+
+def fused() -> bool:
+    """Whether a multiply-add rounds once: machines that agree in this compute the same bits. Raises as `library`."""
+    return library().fused
 
 
 def library_path() -> Path:

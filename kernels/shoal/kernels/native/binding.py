@@ -63,12 +63,18 @@ class Library:
         self.path = path
         self._c = ctypes.CDLL(str(path))
         self._c.shoal_threads.restype = ctypes.c_int64
+        self._c.shoal_is_fused.restype = ctypes.c_int64
         self._c.shoal_set_threads.argtypes = [ctypes.c_int64]
         self._c.shoal_set_threads.restype = None
         for name, signature in SIGNATURES.items():
             function = getattr(self._c, f"shoal_{name}")
             function.argtypes = [C_TYPES[kind] for kind in signature.replace(" ", "")]
             function.restype = ctypes.c_char_p
+
+    @property
+    def fused(self) -> bool:
+        """Whether a multiply-add rounds once. Libraries that agree in this agree in every bit of every result."""
+        return bool(self._c.shoal_is_fused())
 
     @property
     def threads(self) -> int:

@@ -60,7 +60,7 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def build(unit: str) -> Path:
+def build_unit(unit: str) -> Path:
     """The shared library of one entry of `UNITS`, compiled now if no earlier run left it in the cache.
 
     Without a compiler, a library that another compiler made of the same sources is used (an image may carry one).

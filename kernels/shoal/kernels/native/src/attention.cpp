@@ -35,9 +35,11 @@ struct Paged {
 #if defined(__SSE__)
 // Columns of four rows of four.
 SHOAL_INLINE void transpose4(const float* const* from, int64_t d, float* to) {
-  __m128 a = _mm_loadu_ps(from[0] + d), b = _mm_loadu_ps(from[1] + d), c = _mm_loadu_ps(from[2] + d), e = _mm_loadu_ps(from[3] + d);
+  __m128 a = _mm_loadu_ps(from[0] + d), b = _mm_loadu_ps(from[1] + d);
+  __m128 c = _mm_loadu_ps(from[2] + d), e = _mm_loadu_ps(from[3] + d);
   _MM_TRANSPOSE4_PS(a, b, c, e);
-  _mm_storeu_ps(to, a), _mm_storeu_ps(to + kTile, b), _mm_storeu_ps(to + 2 * kTile, c), _mm_storeu_ps(to + 3 * kTile, e);
+  _mm_storeu_ps(to, a), _mm_storeu_ps(to + kTile, b);
+  _mm_storeu_ps(to + 2 * kTile, c), _mm_storeu_ps(to + 3 * kTile, e);
 }
 #else
 SHOAL_INLINE void transpose4(const float* const* from, int64_t d, float* to) {
@@ -62,7 +64,8 @@ void gather(const Paged& cache, int64_t head, int64_t base, int from, int to, fl
 
 // sum[h] = sum over i of a[h][i] * b[i], i ascending, onto what sum[h] holds; b's rows are `stride` apart.
 template <int H>
-SHOAL_INLINE void accumulate(V (&sum)[H], const float* a, int64_t a_stride, const float* b, int64_t stride, int from, int to) {
+SHOAL_INLINE void accumulate(V (&sum)[H], const float* a, int64_t a_stride, const float* b, int64_t stride, int from,
+                             int to) {
   for (int i = from; i < to; ++i) {
     const V row = load(b + i * stride);
 #pragma GCC unroll 8
@@ -129,10 +132,12 @@ struct Queries {
   int64_t count, position;  // of the first one; the others follow
 };
 
-void attend_queries(const Queries& queries, const Paged& cache, int64_t head, const float* sinks, int64_t window, float scale) {
+void attend_queries(const Queries& queries, const Paged& cache, int64_t head, const float* sinks, int64_t window,
+                    float scale) {
   const auto [hq, hk, hd, block_size, max_blocks] = cache.shape;
   const int64_t group = hq / hk, rows = queries.count * group;
-  auto* state = static_cast<Softmax*>(shoal::scratch(shoal::kState, sizeof(Softmax) * rows + sizeof(float) * rows * hd));
+  const size_t state_bytes = sizeof(Softmax) * rows + sizeof(float) * rows * hd;
+  auto* state = static_cast<Softmax*>(shoal::scratch(shoal::kState, state_bytes));
   float* acc = reinterpret_cast<float*>(state + rows);
   float* keys = static_cast<float*>(shoal::scratch(shoal::kKeys, sizeof(float) * 2 * kTile * hd));
   float* values = keys + kTile * hd;
@@ -141,14 +146,16 @@ void attend_queries(const Queries& queries, const Paged& cache, int64_t head, co
   const int64_t end = queries.position + queries.count;  // one past the last key that any of them sees
   const int64_t begin = std::max<int64_t>(0, queries.position - window + 1);
   for (int64_t base = begin / kTile * kTile; base < end; base += kTile) {
-    const int from = static_cast<int>(std::max<int64_t>(begin - base, 0)), to = static_cast<int>(std::min<int64_t>(end - base, kTile));
+    const int from = static_cast<int>(std::max<int64_t>(begin - base, 0));
+    const int to = static_cast<int>(std::min<int64_t>(end - base, kTile));
     gather(cache, head, base, from, to, keys, values);
     for (int64_t j = 0; j < queries.count; ++j) {
       const int64_t position = queries.position + j;
-      const int64_t low = std::max<int64_t>(position - window + 1 - base, 0), high = std::min<int64_t>(position + 1 - base, kTile);
+      const int low = static_cast<int>(std::max<int64_t>(position - window + 1 - base, 0));
+      const int high = static_cast<int>(std::min<int64_t>(position + 1 - base, kTile));
       if (low >= high) continue;
-      attend_group(group, queries.q + (j * hq + head * group) * hd, keys, values, static_cast<int>(low), static_cast<int>(high),
-                   hd, scale, state + j * group, acc + j * group * hd);
+      attend_group(group, queries.q + (j * hq + head * group) * hd, keys, values, low, high, hd, scale,
+                   state + j * group, acc + j * group * hd);
     }
   }
   for (int64_t r = 0; r < rows; ++r) {
@@ -157,8 +164,8 @@ void attend_queries(const Queries& queries, const Paged& cache, int64_t head, co
   }
 }
 
-const char* check(const int32_t* cu_q, const int32_t* context_lens, const int32_t* tables, const Shape& shape, int64_t T,
-                  int64_t S, int64_t blocks, int64_t window) {
+const char* check(const int32_t* cu_q, const int32_t* context_lens, const int32_t* tables, const Shape& shape,
+                  int64_t T, int64_t S, int64_t blocks, int64_t window) {
   if (cu_q[0] != 0 || cu_q[S] != T) return "cu_q does not run from 0 to the number of queries";
   for (int64_t s = 0; s < S; ++s) {
     const int64_t count = cu_q[s + 1] - cu_q[s], context = context_lens[s];
@@ -167,8 +174,9 @@ const char* check(const int32_t* cu_q, const int32_t* context_lens, const int32_
     if (context < count) return "a context is shorter than its queries";
     if (context > shape.max_blocks * shape.block_size) return "a context is longer than its block table";
     const int64_t begin = std::max<int64_t>(0, context - count - window + 1) / shape.block_size;
+    const int32_t* table = tables + s * shape.max_blocks;
     for (int64_t b = begin; b <= (context - 1) / shape.block_size; ++b)
-      if (tables[s * shape.max_blocks + b] < 0 || tables[s * shape.max_blocks + b] >= blocks) return "a block is outside the cache";
+      if (table[b] < 0 || table[b] >= blocks) return "a block is outside the cache";
   }
   return nullptr;
 }
@@ -177,9 +185,10 @@ const char* check(const int32_t* cu_q, const int32_t* context_lens, const int32_
 
 // out[T,hq,hd]; q alike; caches [blocks,block_size,hk,hd]; query j of sequence s stands at context - queries + j.
 SHOAL_API const char* shoal_attention(const float* q, const float* k_cache, const float* v_cache, const int32_t* cu_q,
-                                      const int32_t* context_lens, const int32_t* tables, const float* sinks, float* out,
-                                      int64_t T, int64_t S, int64_t hq, int64_t hk, int64_t hd, int64_t blocks,
-                                      int64_t block_size, int64_t max_blocks, int64_t window, float scale) {
+                                      const int32_t* context_lens, const int32_t* tables, const float* sinks,
+                                      float* out, int64_t T, int64_t S, int64_t hq, int64_t hk, int64_t hd,
+                                      int64_t blocks, int64_t block_size, int64_t max_blocks, int64_t window,
+                                      float scale) {
   const Shape shape{hq, hk, hd, block_size, max_blocks};
   if (hd % kLanes || hd > kMaxDim) return "head_dim is no multiple of 16 up to 256";
   if (const char* wrong = check(cu_q, context_lens, tables, shape, T, S, blocks, window)) return wrong;
@@ -195,7 +204,8 @@ SHOAL_API const char* shoal_attention(const float* q, const float* k_cache, cons
     const int64_t queries = std::min<int64_t>(kQueries, cu_q[s + 1] - first);
     const int64_t position = context_lens[s] - cu_q[s + 1] + first;
     const Paged cache{k_cache, v_cache, tables + s * max_blocks, shape};
-    attend_queries({q + first * hq * hd, out + first * hq * hd, queries, position}, cache, task % hk, sinks, window, scale);
+    const Queries together{q + first * hq * hd, out + first * hq * hd, queries, position};
+    attend_queries(together, cache, task % hk, sinks, window, scale);
   });
   return nullptr;
 }

@@ -36,8 +36,8 @@ const float* split_even_odd(const float* x, int64_t rows, int64_t inputs) {
   float* split = static_cast<float*>(shoal::scratch(shoal::kSplit, sizeof(float) * rows * inputs));
   constexpr int64_t kRows = 8;
   shoal::parallel_for((rows + kRows - 1) / kRows, [&](int64_t task) {
-    const int64_t first = task * kRows * inputs, last = task * kRows + kRows < rows ? first + kRows * inputs : rows * inputs;
-    for (int64_t at = first; at < last; at += kBlock)
+    const int64_t end = (task + 1) * kRows < rows ? (task + 1) * kRows : rows;
+    for (int64_t at = task * kRows * inputs; at < end * inputs; at += kBlock)
       for (int i = 0; i < 16; ++i) split[at + i] = x[at + 2 * i], split[at + 16 + i] = x[at + 2 * i + 1];
   });
   return split;
@@ -98,7 +98,8 @@ SHOAL_API const char* shoal_gate_up(const float* x, const int32_t* rows, const i
     multiply_chunk(weights, from, width, pointers + first, count, [&](int64_t m, const float* raw) {
       float gate[16] = {}, up[16] = {};
       for (int i = 0; i < width / 2; ++i) gate[i] = raw[2 * i], up[i] = raw[2 * i + 1];
-      const V value = clamped_swiglu(add(load(gate), load(gate_bias)), add(load(up), load(up_bias)), set1(limit), set1(alpha));
+      const V biased_gate = add(load(gate), load(gate_bias)), biased_up = add(load(up), load(up_bias));
+      const V value = clamped_swiglu(biased_gate, biased_up, set1(limit), set1(alpha));
       store_first(out + (first + m) * (N / 2) + from / 2, value, width / 2);
     });
   });

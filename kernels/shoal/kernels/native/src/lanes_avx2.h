@@ -4,6 +4,8 @@
 
 namespace {
 
+constexpr bool kFused = true;  // fma rounds once
+
 // Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
 constexpr int kDirectTokens = 2;
 constexpr int direct_rows(int M) { return M == 1 ? 4 : 2; }
@@ -31,8 +33,9 @@ SHOAL_INLINE V sub(V x, V y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.
 SHOAL_INLINE V mul(V x, V y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 SHOAL_INLINE V div(V x, V y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 SHOAL_INLINE V fma(V x, V y, V z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
-SHOAL_INLINE V minimum(V x, V y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }  // y where either is NaN
-SHOAL_INLINE V maximum(V x, V y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }  // y where either is NaN
+// minimum and maximum give y where either is NaN
+SHOAL_INLINE V minimum(V x, V y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+SHOAL_INLINE V maximum(V x, V y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 SHOAL_INLINE V round_even(V x) {
   constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_ps(x.a, mode), _mm256_round_ps(x.b, mode)};

@@ -4,6 +4,8 @@
 
 namespace {
 
+constexpr bool kFused = true;  // fma rounds once
+
 // Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
 constexpr int kDirectTokens = 6;
 constexpr int direct_rows(int) { return 4; }

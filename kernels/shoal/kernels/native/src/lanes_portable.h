@@ -1,9 +1,15 @@
 // V in four 128-bit vectors of the compiler's own kind (GCC and Clang): SSE2, NEON or plain code.
-// Without a fused multiply-add in hardware `fma` rounds twice: results then differ in the last bits from AVX2 and
-// AVX-512, which is why this instruction set has its own kernel class.
+// Without a fused multiply-add in hardware `fma` rounds twice: results then differ in the last bits from those of AVX2
+// and AVX-512.
 #pragma once
 
 namespace {
+
+#if defined(__FP_FAST_FMAF)
+constexpr bool kFused = true;  // fma rounds once
+#else
+constexpr bool kFused = false;  // fma rounds the product and the sum
+#endif
 
 // Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
 constexpr int kDirectTokens = 1;

@@ -144,8 +144,8 @@ void panel_block(const W& weights, int64_t n, int valid, const float* const* x, 
     const int64_t tail = last ? weights.tail : 0;
     decode_panel(place, steps, tail, valid, panel);
     for (int m = 0; m < rows; m += kPanelTokens)
-      panel_tiles<kPanelTokens>(rows - m, static_cast<const float*>(panel), 2 * (steps + (tail ? 1 : 0)), x + m, s * kWide,
-                                partial + m * kPanelRows * kLanes, first, last, valid, raw + m * kChunk);
+      panel_tiles<kPanelTokens>(rows - m, static_cast<const float*>(panel), 2 * (steps + (tail ? 1 : 0)), x + m,
+                                s * kWide, partial + m * kPanelRows * kLanes, first, last, valid, raw + m * kChunk);
   }
 }
 
@@ -153,17 +153,24 @@ void panel_block(const W& weights, int64_t n, int valid, const float* const* x, 
 // finish(m, raw) then turns the `width` dot products of activation row m into output.
 template <class W, class Finish>
 void multiply_chunk(const W& weights, int64_t from, int width, const float* const* x, int64_t count, Finish finish) {
+  static_assert(kRowBlock % kPanelTokens == 0, "a block holds whole tiles");
   constexpr size_t kRawFloats = kRowBlock * kChunk, kPanelFloats = 2 * (kPanelSteps + 1) * kPanelRows * kLanes;
   constexpr size_t kPartialFloats = kRowBlock * kPanelRows * kLanes;
-  float* raw = static_cast<float*>(shoal::scratch(shoal::kRaw, sizeof(float) * (kRawFloats + kPanelFloats + kPartialFloats)));
+  constexpr size_t kBytes = sizeof(float) * (kRawFloats + kPanelFloats + kPartialFloats);
+  float* raw = static_cast<float*>(shoal::scratch(shoal::kRaw, kBytes));
   float *panel = raw + kRawFloats, *partial = panel + kPanelFloats;
-  for (int64_t block = 0; block < count; block += kRowBlock) {
-    const int rows = static_cast<int>(count - block < kRowBlock ? count - block : kRowBlock);
+  if (count == 0) return;
+  const int64_t blocks = (count + kRowBlock - 1) / kRowBlock;  // of equal size, up to whole tiles
+  const int64_t tiles = (count + blocks * kPanelTokens - 1) / (blocks * kPanelTokens), step = tiles * kPanelTokens;
+  for (int64_t block = 0; block < count; block += step) {
+    const int rows = static_cast<int>(count - block < step ? count - block : step);
     if (rows <= kDirectTokens)
       direct_chunk<kDirectTokens>(weights, from, width, x + block, rows, raw);
     else
-      for (int n = 0; n < width; n += kPanelRows)
-        panel_block(weights, from + n, width - n < kPanelRows ? width - n : kPanelRows, x + block, rows, panel, partial, raw + n);
+      for (int n = 0; n < width; n += kPanelRows) {
+        const int valid = width - n < kPanelRows ? width - n : kPanelRows;
+        panel_block(weights, from + n, valid, x + block, rows, panel, partial, raw + n);
+      }
     for (int m = 0; m < rows; ++m) finish(block + m, raw + m * kChunk);
   }
 }

@@ -43,7 +43,10 @@ SHOAL_API const char* shoal_rms_norm(const float* x, const float* weight, float*
     }
     const V scale = set1(1.0f / std::sqrt(reduce_add(squares) / static_cast<float>(H) + eps));
     for (i = 0; i + kLanes <= H; i += kLanes) store(out + t * H + i, mul(mul(load(row + i), scale), load(weight + i)));
-    if (rest) store_first(out + t * H + i, mul(mul(load_first(row + i, rest), scale), load_first(weight + i, rest)), rest);
+    if (rest) {
+      const V value = mul(mul(load_first(row + i, rest), scale), load_first(weight + i, rest));
+      store_first(out + t * H + i, value, rest);
+    }
   });
   return nullptr;
 }
@@ -116,12 +119,14 @@ SHOAL_API const char* shoal_sort_by_expert(const int32_t* ids, int32_t* order, i
 }
 
 // out[T,H] = sum over j of weights[T,j] * rows[T,j,H], in the order of j.
-SHOAL_API const char* shoal_combine(const float* rows, const float* weights, float* out, int64_t T, int64_t k, int64_t H) {
+SHOAL_API const char* shoal_combine(const float* rows, const float* weights, float* out, int64_t T, int64_t k,
+                                    int64_t H) {
   for_each_row(T, [&](int64_t t) {
     for (int64_t i = 0; i < H; i += kLanes) {
       const int width = static_cast<int>(H - i < kLanes ? H - i : kLanes);
       V sum = zero();
-      for (int64_t j = 0; j < k; ++j) sum = fma(set1(weights[t * k + j]), load_first(rows + (t * k + j) * H + i, width), sum);
+      for (int64_t j = 0; j < k; ++j)
+        sum = fma(set1(weights[t * k + j]), load_first(rows + (t * k + j) * H + i, width), sum);
       store_first(out + t * H + i, sum, width);
     }
   });

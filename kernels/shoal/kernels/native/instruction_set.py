@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 
-from shoal.kernels.native.build import NativeUnavailableError, build
+from shoal.kernels.native.build import NativeUnavailableError, build_unit
 
 ISAS = ("portable", "avx2", "avx512")  # in ascending order, as the probe counts them
 ENVIRONMENT_KEY = "SHOAL_NATIVE_ISA"
@@ -15,11 +15,11 @@ ENVIRONMENT_KEY = "SHOAL_NATIVE_ISA"
 def supported() -> tuple[str, ...]:
     """The instruction sets this machine can run, the best one last.
 
-    Raises NativeUnavailableError: see `build`.
+    Raises NativeUnavailableError: see `build_unit`.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return ISAS[:1]
-    probe = ctypes.CDLL(str(build("probe"))).shoal_probe
+    probe = ctypes.CDLL(str(build_unit("probe"))).shoal_probe
     probe.restype = ctypes.c_int64
     return ISAS[: probe() + 1]
 
@@ -27,7 +27,7 @@ def supported() -> tuple[str, ...]:
 def choose() -> str:
     """The instruction set to use: `SHOAL_NATIVE_ISA` if set, else the best supported.
 
-    Raises NativeUnavailableError: the environment names one that does not exist or cannot run here; see also `build`.
+    Raises NativeUnavailableError: the environment names one that cannot run here; see also `build_unit`.
     """
     here = supported()
     wanted = os.environ.get(ENVIRONMENT_KEY)
