@@ -15,6 +15,8 @@ from shoal.workers.engine.scheduler import Limits
 from shoal.workers.engine.sequence import Sequence, SequenceKey, StopParams
 from shoal.workers.experts.exchange import Exchange, LocalExchange
 from shoal.workers.experts.placement import Placement
+from shoal.workers.kv.manager import KvManager
+from shoal.workers.kv.memory import plan_kv
 from shoal.workers.model.kv_cache import allocate
 from shoal.workers.model.model import Model
 from shoal.workers.model.moe import ExpertLayer
@@ -31,6 +33,8 @@ def make_engine(
     batch_tokens: int = 256,
     batch_size: int = 16,
     block_size: int = 16,
+    caching: bool = True,
+    speculate: int = 0,
     exchange: Exchange | None = None,
     placement: Placement | None = None,
 ) -> Engine:
@@ -39,15 +43,20 @@ def make_engine(
     config, target = checkpoint.config, targets.choose("cpu")
     exchange = exchange or LocalExchange()
     placement = placement or even_placement(config.num_layers, config.num_experts, 1)
-    kv = allocate(config, kv_tokens // block_size, block_size, target.dtype, target.device)
+    plan = plan_kv(
+        config, block_size=block_size, batch_size=batch_size, batch_tokens=batch_tokens, itemsize=4, tokens=kv_tokens
+    )
     max_context = min(config.max_context, kv_tokens)
+    kv = allocate(config, plan, target.dtype, target.device)
     model = Model(config, target, load_dense(checkpoint, target.device), kv, max_context)
     held = [placement.experts_of(layer, exchange.rank) for layer in range(config.num_layers)]
     model.experts = tuple(
         ExpertLayer(config, i, load_experts(checkpoint, i, ids, target.device), exchange) for i, ids in enumerate(held)
     )
-    limits = EngineLimits(Limits(batch_size, batch_tokens, block_size), 1024, max_context)
-    return Engine(model, exchange, limits, tuple(bytes([i % 256]) for i in range(config.vocab_size)))
+    window = max((w for w in config.layer_windows if w is not None), default=1)
+    manager = KvManager(plan.num_full, plan.num_sliding, block_size, window, caching=caching)
+    limits = EngineLimits(Limits(batch_size, batch_tokens, block_size), 1024, max_context, speculate)
+    return Engine(model, exchange, manager, limits, tuple(bytes([i % 256]) for i in range(config.vocab_size)))
 
 
 def sequence(

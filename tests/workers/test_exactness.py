@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.workers.engine.sequence import Sequence
+from shoal.workers.engine.sequence import Sequence, SequenceKey
 from shoal.workers.experts.placement import Placement
 from shoal.workers.model.sampling import SamplingParams
 from tests.workers.engines import GREEDY, make_engine, random_tokens, run, sequence
@@ -63,6 +63,55 @@ def test_copies_of_experts_do_not_matter(tiny: Path, alone: list[list[int]]) -> 
     holders = tuple(((e % 2,) if e < 4 else (0, 1)) for e in range(8))
     r = requests()
     assert alone == run_group(tiny, 2, [r[:2], r[2:]], Placement(2, (holders,) * 4))
+
+
+def test_prefix_hits_do_not_matter(tiny: Path, alone: list[list[int]]) -> None:
+    """Run again on a warm cache, found prefixes included, the same requests give the same tokens."""
+    engine = make_engine(tiny)
+    assert alone == run(engine, *requests())
+    assert engine.counters.cached_tokens == 0
+    assert alone == run(engine, *requests())
+    assert engine.counters.cached_tokens >= 16 + 16 + 32 + 48
+
+
+def test_speculation_does_not_matter(tiny: Path, alone: list[list[int]]) -> None:
+    """With guesses verified ahead the tokens are the same, and some guesses were right."""
+    engine = make_engine(tiny, speculate=4)
+    assert alone == run(engine, *requests())
+    two_words = SamplingParams(logit_bias={5: 100.0, 6: 100.0})  # repeats itself, so that guesses are made
+    expected = run(make_engine(tiny), sequence([1, 2, 3], max_tokens=60, seed=1, sampling=two_words))
+    assert expected == run(engine, sequence([1, 2, 3], max_tokens=60, seed=1, sampling=two_words))
+    assert 0 < engine.counters.accepted_tokens < engine.counters.drafted_tokens
+
+
+def test_forks_do_not_matter(tiny: Path) -> None:
+    """Several choices of one request share their prompt's blocks and give what each gives alone."""
+    prompt = random_tokens(45, 1000, seed=9)
+
+    def choice(i: int) -> Sequence:
+        s = sequence(prompt, max_tokens=10, seed=4, sampling=SEEDED)
+        s.key = SequenceKey("n", i)
+        return s
+
+    alone = [run(make_engine(tiny), choice(i))[0] for i in range(3)]
+    engine = make_engine(tiny)
+    assert alone == run(engine, *(choice(i) for i in range(3)))
+    assert engine.counters.prompt_tokens == 45 + 1 + 1
+    assert len({tuple(tokens) for tokens in alone}) == 3
+
+
+def test_prompt_logprobs_are_those_of_a_longer_run(tiny: Path) -> None:
+    """The log-probability of a prompt token equals that of the same token when it was generated."""
+    engine = make_engine(tiny)
+    s = sequence(random_tokens(20, 1000, seed=2), max_tokens=6, sampling=SamplingParams(temperature=0.0, logprobs=True))
+    engine.submit(s)
+    generated = [o.token for _ in range(6) for o in engine.step().outputs]
+    again = sequence(s.tokens, name="again", max_tokens=1)
+    again.prompt_logprobs = True
+    engine.submit(again)
+    (output,) = engine.step().outputs
+    assert [t.logprob for t in generated if t] == [p.logprob for p in output.prompt[-6:]]
+    assert len(output.prompt) == len(s.tokens) - 1
 
 
 def test_replay_does_not_matter(tiny: Path, alone: list[list[int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,15 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def logits_of(engine: Engine, tokens: list[int], chunks: list[int]) -> torch.Tensor:
     """Logits [T, V] of every position, computed in the given chunks."""
     s = sequence(tokens)
-    s.blocks = engine.blocks.allocate(-(-len(tokens) // engine.model.kv.block_size))
     rows = []
     for chunk in chunks:
-        step = build_input([Work(s, chunk, 0)], engine.model.kv.block_size, engine.model.target.device)
-        every = torch.arange(chunk)
+        engine.kv.extend(s.tables, s.computed, chunk)
+        step = build_input([Work(s, chunk)], engine.model.kv.plan.block_size, engine.model.target.device)
         engine.exchange.agree(0, chunk, False)
-        rows.append(engine.model.forward(type(step)(step.ids, step.positions, step.slots, step.batch, every)))
+        rows.append(engine.model.forward(replace(step, logit_rows=torch.arange(chunk))))
         s.computed += chunk
-    engine.blocks.release(s.blocks)
+        engine.kv.commit(s.tables, s.tokens, s.computed, b"")
+    engine.kv.release(s.tables)
     return torch.cat(rows)
 
 

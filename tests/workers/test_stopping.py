@@ -18,7 +18,8 @@ def feed(stop: StopParams, generated: list[int], start_offset: int = 0) -> tuple
     replay_tail(s, BYTES)
     for token in generated[start_offset:]:
         s.tokens.append(token)
-        if finish := finish_after(s, 10_000, BYTES):
+        finish, _ = finish_after(s, 10_000, BYTES)
+        if finish:
             return s.num_generated, finish
     return s.num_generated, None
 
@@ -41,6 +42,12 @@ def test_length_counts_earlier_attempts() -> None:
 def test_loops_are_noticed() -> None:
     """One pattern, `loop_limit` times over."""
     assert feed(StopParams(100, loop_limit=3), [7, 8, 1, 2, 1, 2, 1, 2, 1]) == (8, Finish.LOOP)
+
+
+def test_loops_can_be_reported_without_ending() -> None:
+    """With `end_loops` off the sequence goes on and every looping token says so."""
+    s = sequence([1, 5, 5, 5], start_offset=3, stop=StopParams(100, loop_limit=3, end_loops=False))
+    assert finish_after(s, 10_000, BYTES) == (None, True)
 
 
 @given(st.binary(max_size=40), st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=3), st.data())

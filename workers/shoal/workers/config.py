@@ -37,7 +37,13 @@ class WorkerConfig:
     block_size: int = 16
     """Tokens per KV block."""
     kv_tokens: int = 65536
-    """Tokens that the KV cache holds."""
+    """Tokens that the full-attention layers' KV cache holds, where `kv_memory` says nothing."""
+    kv_memory: int = 0
+    """Bytes for the KV cache of all layers; 0: as `kv_tokens` demands."""
+    prefix_cache: bool = True
+    """Keep the KV of finished sequences and find common prefixes in it."""
+    speculative_tokens: int = 0
+    """Most tokens guessed ahead per sequence and verified in one step; the output is the same. 0: none."""
     collective_timeout: float = 10.0
     """Deadline of every exchange between ranks."""
     outbox_limit: int = 4096
@@ -55,8 +61,9 @@ class WorkerConfig:
             raise ConfigError("worker.model must name a checkpoint directory")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"worker.port must be 0 to 65535, not {self.port!r}")
-        if self.max_context < 0:
-            raise ConfigError(f"worker.max_context must be 0 or more, not {self.max_context!r}")
+        for key in ("max_context", "kv_memory", "speculative_tokens"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"worker.{key} must be 0 or more, not {getattr(self, key)!r}")
         if not self.collective_timeout > 0:
             raise ConfigError(f"worker.collective_timeout must be above 0 seconds, not {self.collective_timeout!r}")
         if self.max_batch_tokens < self.max_batch_size:

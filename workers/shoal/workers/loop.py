@@ -132,7 +132,7 @@ class EngineLoop:
                 outputs=messages,
                 running=len(engine.running),
                 waiting=len(engine.waiting),
-                kv_used=1.0 - engine.blocks.num_free / engine.blocks.num_blocks,
+                kv_used=1.0 - engine.kv.full.num_free / engine.kv.full.num_blocks,
             )
             self._send(stream, pb.ConnectResponse(step=news))
 

@@ -29,6 +29,8 @@ from shoal.workers.experts.exchange import Exchange, LocalExchange
 from shoal.workers.experts.group import GroupSpec, JoinReport, WorkerFacts
 from shoal.workers.experts.group_exchange import GroupExchange
 from shoal.workers.experts.process_group import ProcessGroup
+from shoal.workers.kv.manager import KvManager
+from shoal.workers.kv.memory import plan_kv
 from shoal.workers.loop import EngineLoop
 from shoal.workers.messages import sequence_from
 from shoal.workers.model.kv_cache import allocate
@@ -72,15 +74,28 @@ class Worker:
             raise CheckpointError(checkpoint.path, "has no tokenizer.json")
         token_bytes = read_token_bytes(tokenizer, model_config.vocab_size)
         tokenizer_hash = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
-        max_context = min(model_config.max_context, config.kv_tokens, config.max_context or config.kv_tokens)
-        num_blocks = config.kv_tokens // config.block_size
-        kv = allocate(model_config, num_blocks, config.block_size, self._target.dtype, self._target.device)
-        model = Model(model_config, self._target, load_dense(checkpoint, self._target.device), kv, max_context)
-        limits = EngineLimits(
-            Limits(config.max_batch_size, config.max_batch_tokens, config.block_size), config.max_waiting, max_context
+        plan = plan_kv(
+            model_config,
+            block_size=config.block_size,
+            batch_size=config.max_batch_size,
+            batch_tokens=config.max_batch_tokens,
+            itemsize=self._target.dtype.itemsize,
+            tokens=config.kv_tokens,
+            memory=config.kv_memory,
         )
+        max_context = min(model_config.max_context, plan.tokens, config.max_context or plan.tokens)
+        kv = allocate(model_config, plan, self._target.dtype, self._target.device)
+        model = Model(model_config, self._target, load_dense(checkpoint, self._target.device), kv, max_context)
+        window = max((w for w in model_config.layer_windows if w is not None), default=1)
+        limits = EngineLimits(
+            Limits(config.max_batch_size, config.max_batch_tokens, config.block_size),
+            config.max_waiting,
+            max_context,
+            config.speculative_tokens,
+        )
+        manager = KvManager(plan.num_full, plan.num_sliding, plan.block_size, window, caching=config.prefix_cache)
         self._checkpoint = checkpoint
-        self._engine = Engine(model, LocalExchange(), limits, token_bytes)
+        self._engine = Engine(model, LocalExchange(), manager, limits, token_bytes)
         self._server.start()
         numerics_id = self._numerics_id(checkpoint)
         self._welcome.MergeFrom(
@@ -95,7 +110,8 @@ class Worker:
         seconds = time.monotonic() - start
         log.info(
             "worker prepared", worker=config.worker_id, address=self._server.address, kernels=self._target.kernel_class,
-            kv_tokens=config.kv_tokens, kv_bytes=sum(2 * k.nbytes for k in kv.keys), seconds=round(seconds, 3),
+            kv_tokens=plan.tokens, kv_bytes_full=plan.bytes_full, kv_bytes_sliding=plan.bytes_sliding,
+            seconds=round(seconds, 3),
         )  # fmt: skip
         return WorkerFacts(
             worker_id=config.worker_id,
@@ -197,8 +213,8 @@ class Worker:
         response.prompt_tokens = engine.counters.prompt_tokens
         response.running = len(engine.running)
         response.waiting = len(engine.waiting)
-        response.kv_blocks = engine.blocks.num_blocks
-        response.kv_blocks_used = engine.blocks.num_blocks - engine.blocks.num_free
+        response.kv_blocks = engine.kv.full.num_blocks
+        response.kv_blocks_used = engine.kv.full.num_blocks - engine.kv.full.num_free
         for layer, experts in enumerate(engine.model.experts):
             for expert, tokens in experts.loads.items():
                 response.expert_loads.add(layer=layer, expert=expert, tokens=tokens)

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from shoal.workers.engine.blocks import BlockPool
-from shoal.workers.engine.runner import Runner
-from shoal.workers.engine.scheduler import Limits, Plan, plan_step
+from shoal.workers.engine.drafts import NgramIndex
+from shoal.workers.engine.runner import Result, Runner
+from shoal.workers.engine.scheduler import Demand, Limits, Plan, plan_step
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey
 from shoal.workers.engine.stopping import finish_after, replay_tail
 from shoal.workers.errors import OverloadedError, RequestError
 from shoal.workers.experts.exchange import Exchange
+from shoal.workers.kv.manager import NO_HIT, Blocks, CopyBlock, Hit, KvManager
 from shoal.workers.model.model import Model
 from shoal.workers.model.sampling import Sampled
 
@@ -25,6 +26,8 @@ class Output:
     offset: int
     token: Sampled | None
     finish: Finish | None
+    prompt: tuple[Sampled, ...] = ()  # log-probabilities of prompt tokens, from the second on, where asked for
+    looping: bool = False  # the sequence repeats itself endlessly
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,11 @@ class Counters:
 
     steps: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     generated_tokens: int = 0
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class EngineLimits:
     batch: Limits
     max_waiting: int
     max_context: int
+    speculative_tokens: int = 0
+    """Most tokens guessed ahead for one sequence; 0 guesses none. The output is the same."""
 
 
 @dataclass(slots=True)
@@ -62,6 +70,7 @@ class Engine:
 
     model: Model
     exchange: Exchange
+    kv: KvManager
     limits: EngineLimits
     token_bytes: Seq[bytes]
     counters: Counters = field(default_factory=Counters)
@@ -69,11 +78,10 @@ class Engine:
     waiting: list[Sequence] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
     _arrivals: int = 0
-    blocks: BlockPool = field(init=False)
+    _ngrams: dict[SequenceKey, NgramIndex] = field(default_factory=dict)
     _runner: Runner = field(init=False)
 
     def __post_init__(self) -> None:
-        self.blocks = BlockPool(self.model.kv.num_blocks)
         self._runner = Runner(self.model)
 
     @property
@@ -97,23 +105,22 @@ class Engine:
         sequence.arrival = self._arrivals
         self._arrivals += 1
         replay_tail(sequence, self.token_bytes)
+        self.kv.keep_tails(sequence.tables, (*sequence.marks, sequence.prompt_length))
         self.waiting.append(sequence)
 
     def cancel(self, request_id: str, attempt: int | None = None) -> list[Output]:
         """End all choices of a request now (of `attempt`, if given). Unknown names end nothing."""
-        ended = [
-            s for s in (*self.waiting, *self.running) if s.key.request_id == request_id and attempt in (None, s.attempt)
-        ]
+        ended = [s for s in self._all() if s.key.request_id == request_id and attempt in (None, s.attempt)]
         return [self._end(sequence, Finish.CANCELLED) for sequence in ended]
 
     def forget_stream(self, stream: str) -> None:
         """End every sequence whose listener is gone."""
-        for sequence in [s for s in (*self.waiting, *self.running) if s.stream == stream]:
+        for sequence in [s for s in self._all() if s.stream == stream]:
             self._end(sequence, Finish.CANCELLED)
 
     def expire(self, now: float) -> list[Output]:
         """End every sequence whose deadline (unix seconds) has passed."""
-        late = [s for s in (*self.waiting, *self.running) if s.deadline and s.deadline <= now]
+        late = [s for s in self._all() if s.deadline and s.deadline <= now]
         return [self._end(sequence, Finish.CANCELLED) for sequence in late]
 
     def step(self, stopping: bool = False) -> StepResult:
@@ -123,63 +130,160 @@ class Engine:
         """
         plan = self._schedule()
         agreed = self.exchange.agree(self.next_step, plan.num_tokens, stopping)
-        sampled = self._runner.run(plan.work) if agreed.total_tokens else []
-        outputs = self._commit(plan, sampled)
+        results = self._runner.run(plan.work) if agreed.total_tokens else []
+        outputs = self._commit(results)
         return StepResult(self.next_step - 1, outputs, agreed.total_tokens == 0, agreed.stopping)
 
     def drop_all(self) -> list[Sequence]:
         """Forget every sequence and free its blocks: the exchange broke or the worker stops."""
-        dropped = [*self.waiting, *self.running]
+        dropped = self._all()
         for sequence in self.running:
             self._free(sequence)
         self.waiting.clear()
         self.running.clear()
+        self._ngrams.clear()
         return dropped
 
-    def find(self, key: SequenceKey) -> Sequence | None:
-        """The live sequence of that name."""
-        return next((s for s in (*self.waiting, *self.running) if s.key == key), None)
-
     def check_integrity(self) -> None:
-        """Every block has one owner or is free; waiting sequences own none."""
-        assert not any(s.blocks or s.computed for s in self.waiting), "a waiting sequence owns blocks"
-        self.blocks.check_integrity(b for s in self.running for b in s.blocks)
+        """Every block has its readers or rests; waiting sequences own none. Called when idle and after every test."""
+        assert not any(s.tables.full or s.computed for s in self.waiting), "a waiting sequence owns blocks"
+        self.kv.check_integrity(s.tables for s in self.running)
+
+    # -- schedule -----------------------------------------------------------------------------------------------
 
     def _schedule(self) -> Plan:
-        plan = plan_step(self.waiting, self.running, self.blocks.num_free, self.limits.batch)
+        """Decide, then make it so: blocks change hands, nothing is computed yet."""
+        for sequence in self.running:
+            sequence.drafts = self._guess(sequence)
+        hits: dict[int, Hit] = {}
+        room = self.limits.batch.max_batch_size - len(self.running)
+        candidates = self._candidates(room)
+        for sequence in candidates:
+            hits[id(sequence)] = self._find_prefix(sequence)
+        plan = plan_step(
+            [self._demand(s, hits[id(s)]) for s in candidates],
+            [self._demand(s, NO_HIT) for s in self.running],
+            self.kv.free,
+            self.limits.batch,
+        )
         for sequence in plan.preempted:
             self._free(sequence)
             self.running.remove(sequence)
             self.waiting.append(sequence)
             self.counters.preemptions += 1
         for sequence in plan.admitted:
-            self.waiting.remove(sequence)
-            self.running.append(sequence)
+            self._admit(sequence, hits[id(sequence)])
+        copies: list[CopyBlock] = []
         for work in plan.work:
-            work.sequence.blocks += self.blocks.allocate(work.new_blocks)
+            copies += self.kv.extend(work.sequence.tables, work.sequence.computed, work.tokens)
+        self.model.kv.copy(copies)
         return plan
 
-    def _commit(self, plan: Plan, sampled: Iterable[tuple[Sequence, Sampled]]) -> tuple[Output, ...]:
+    def _candidates(self, room: int) -> list[Sequence]:
+        """The waiting sequences that could begin now: as many as there is room for, in order, without those whose
+        sibling computes the same prompt right now."""
+        computing = {s.key.request_id for s in self.running if s.computed < s.prompt_length}
+        candidates: list[Sequence] = []
+        for sequence in sorted(self.waiting, key=lambda s: (-s.priority, s.arrival)):
+            if len(candidates) >= room:
+                break
+            if sequence.key.request_id not in computing:
+                candidates.append(sequence)
+                computing.add(sequence.key.request_id)
+        return candidates
+
+    def _find_prefix(self, sequence: Sequence) -> Hit:
+        """What need not be computed: a sibling's whole prompt (all but its last token, whose logits are wanted), or
+        the longest prefix in the cache."""
+        if sequence.prompt_logprobs:
+            return NO_HIT  # every prompt token's logits are wanted
+        for other in self.running:
+            if (
+                other.key.request_id == sequence.key.request_id
+                and other.computed >= sequence.prompt_length
+                and other.tokens[: sequence.prompt_length] == sequence.tokens
+                and other.salt == sequence.salt
+            ):
+                shared = self.kv.share(other.tables, sequence.prompt_length - 1)
+                if shared.length:
+                    return shared
+        return self.kv.lookup(sequence.tables, sequence.tokens, sequence.salt)
+
+    def _admit(self, sequence: Sequence, hit: Hit) -> None:
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        self.kv.take(sequence.tables, hit)
+        sequence.computed = hit.length
+        if sequence.cached == 0:
+            sequence.cached = min(hit.length, sequence.prompt_length)
+            self.counters.cached_tokens += sequence.cached
+
+    def _demand(self, sequence: Sequence, hit: Hit) -> Demand:
+        tables = sequence.tables
+        if hit.length % self.limits.batch.block_size:
+            copies = Blocks(1, 1)  # the sibling's last block
+        else:
+            copies = self.kv.copies_needed(tables, sequence.computed)
+        return Demand(
+            sequence=sequence,
+            computed=sequence.computed + hit.length,
+            table=tables.length + len(hit.full),
+            gives=self.kv.exclusive(tables),
+            copies=copies,
+            pinned=hit.pinned,
+        )
+
+    def _guess(self, sequence: Sequence) -> list[int]:
+        """Drafts for a decoding sequence, never past its end."""
+        left = sequence.stop.max_tokens - sequence.num_generated - 1
+        count = min(self.limits.speculative_tokens, left, self.limits.max_context - len(sequence.tokens) - 1)
+        if count <= 0 or sequence.pending != 1:
+            return []
+        return self._ngrams.setdefault(sequence.key, NgramIndex()).guess(sequence.tokens, count)
+
+    # -- commit -------------------------------------------------------------------------------------------------
+
+    def _commit(self, results: Iterable[Result]) -> tuple[Output, ...]:
         self.next_step += 1
         self.counters.steps += 1
-        for work in plan.work:
-            work.sequence.computed += work.tokens
-            self.counters.prompt_tokens += min(
-                work.tokens, max(0, work.sequence.prompt_length - work.sequence.computed + work.tokens)
-            )
+        outputs: list[Output] = []
+        for result in results:
+            sequence, sampled = result.work.sequence, result.sampled
+            drafted = max(0, result.work.tokens - sequence.pending)
+            accepted = max(0, len(sampled) - 1)
+            self.counters.drafted_tokens += drafted
+            self.counters.accepted_tokens += accepted
+            before = sequence.computed
+            sequence.computed += result.work.tokens - drafted + accepted
+            self.counters.prompt_tokens += max(0, min(sequence.computed, sequence.prompt_length) - before)
+            new = self._append(sequence, result)
+            outputs += new
+            if not (new and new[-1].finish):
+                self.kv.commit(sequence.tables, sequence.tokens, sequence.computed, sequence.salt)
+        return tuple(outputs)
+
+    def _append(self, sequence: Sequence, result: Result) -> list[Output]:
+        """Give the sequence its new tokens, up to its end."""
         outputs = []
-        for sequence, token in sampled:
+        for i, token in enumerate(result.sampled):
             offset = sequence.num_generated
             sequence.tokens.append(token.id)
             self.counters.generated_tokens += 1
-            finish = finish_after(sequence, self.limits.max_context, self.token_bytes)
+            finish, looping = finish_after(sequence, self.limits.max_context, self.token_bytes)
+            outputs.append(Output(sequence, offset, token, finish, result.prompt if i == 0 else (), looping))
             if finish is not None:
+                # Its blocks stay findable: the next turn of a conversation begins with these tokens.
+                written = min(sequence.computed, len(sequence.tokens) - 1)
+                self.kv.commit(sequence.tables, sequence.tokens, written, sequence.salt)
                 self._end(sequence, finish)
-            outputs.append(Output(sequence, offset, token, finish))
-        return tuple(outputs)
+                return outputs
+        if result.prompt and not outputs:
+            outputs.append(Output(sequence, sequence.num_generated, None, None, result.prompt))
+        return outputs
 
     def _end(self, sequence: Sequence, finish: Finish) -> Output:
         sequence.finish = finish
+        self._ngrams.pop(sequence.key, None)
         if sequence in self.running:
             self._free(sequence)
             self.running.remove(sequence)
@@ -188,6 +292,9 @@ class Engine:
         return Output(sequence, sequence.num_generated, None, finish)
 
     def _free(self, sequence: Sequence) -> None:
-        self.blocks.release(sequence.blocks)
-        sequence.blocks = []
+        self.kv.release(sequence.tables)
         sequence.computed = 0
+        sequence.drafts = []
+
+    def _all(self) -> list[Sequence]:
+        return [*self.waiting, *self.running]

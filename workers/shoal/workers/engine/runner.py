@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.workers.engine.batch import build_input
+from shoal.workers.engine.batch import build_input, wanted_rows
 from shoal.workers.engine.scheduler import Work
 from shoal.workers.engine.sequence import Sequence
 from shoal.workers.model.model import Model
-from shoal.workers.model.sampling import Sampled, sample, uniform
+from shoal.workers.model.sampling import Sampled, logprobs_of, sample, uniform
+
+Row = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one piece of work gave: the new tokens (several when drafts were right, none inside a prompt), and the
+    log-probabilities of prompt tokens where asked for."""
+
+    work: Work
+    sampled: tuple[Sampled, ...]
+    prompt: tuple[Sampled, ...] = ()
 
 
 class Runner:
@@ -20,24 +33,45 @@ class Runner:
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def run(self, work: Seq[Work]) -> list[tuple[Sequence, Sampled]]:
-        """Compute the planned tokens and sample for every sequence whose last token was among them.
+    def run(self, work: Seq[Work]) -> list[Result]:
+        """Compute the planned tokens and sample after every sequence's last one.
 
         The sequences are not changed, except that their keys and values are written to their blocks. With no work
         the rank still takes part in the exchange. Raises ExchangeError.
         """
-        ready = [w.sequence for w in work if w.tokens == w.sequence.pending]
-        logits = self.model.forward(build_input(work, self.model.kv.block_size, self.model.target.device))
+        logits = self.model.forward(build_input(work, self.model.kv.plan.block_size, self.model.target.device))
         with self.model.stopwatch.phase("sampling"):
             rows = logits.cpu().numpy()
-            return [(sequence, _sample(sequence, rows[i])) for i, sequence in enumerate(ready)]
+            results, start = [], 0
+            for w in work:
+                wanted = wanted_rows(w)
+                results.append(_result(w, wanted.start, rows[start : start + len(wanted)]))
+                start += len(wanted)
+            return results
 
 
-def _sample(sequence: Sequence, row: NDArray[np.float32]) -> Sampled:
-    params, stop, tokens = sequence.sampling, sequence.stop, sequence.tokens
-    masked = tuple(stop.stop_token_ids) if sequence.num_generated < stop.min_tokens else ()
-    if params.temperature == 0.0 and not (params.adjusts_logits or params.logprobs or masked):
+def _result(work: Work, first: int, rows: NDArray[np.float32]) -> Result:
+    """`rows[i]` are the logits after the token at position first + i."""
+    sequence = work.sequence
+    inside = max(0, min(len(rows), len(sequence.tokens) - 1 - first))
+    prompt = tuple(
+        logprobs_of(rows[i], sequence.tokens[first + i + 1], sequence.sampling.top_logprobs) for i in range(inside)
+    )
+    sampled: list[Sampled] = []
+    for i, row in enumerate(rows[inside:]):
+        sampled.append(_sample(sequence, row, [token.id for token in sampled]))
+        if i >= len(sequence.drafts) or sampled[-1].id != sequence.drafts[i]:
+            break  # the next row was computed after a wrong guess
+    return Result(work, tuple(sampled), prompt)
+
+
+def _sample(sequence: Sequence, row: Row, accepted: list[int]) -> Sampled:
+    params, stop, given = sequence.sampling, sequence.stop, sequence.given_length
+    masked = tuple(stop.stop_token_ids) if sequence.num_generated + len(accepted) < stop.min_tokens else ()
+    greedy = params.temperature == 0.0
+    if greedy and not (params.adjusts_logits or params.logprobs or masked):
         return Sampled(int(row.argmax()))
-    draw = 0.0 if params.temperature == 0.0 else uniform(sequence.seed, sequence.key.choice, len(tokens))
-    given = sequence.given_length
-    return sample(row, params, draw, tokens[:given], tokens[given:], masked)
+    draw = 0.0 if greedy else uniform(sequence.seed, sequence.key.choice, len(sequence.tokens) + len(accepted))
+    if not params.adjusts_logits:
+        return sample(row, params, draw, masked=masked)
+    return sample(row, params, draw, sequence.tokens[:given], sequence.tokens[given:] + accepted, masked)

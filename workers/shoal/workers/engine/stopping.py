@@ -10,8 +10,18 @@ LONGEST_LOOP = 64
 """Longest repeated pattern, in tokens, that counts as a loop."""
 
 
-def finish_after(sequence: Sequence, max_context: int, token_bytes: Seq[bytes]) -> Finish | None:
-    """Why the sequence ends with its last token, or None. Updates the tail kept for stop texts."""
+def finish_after(sequence: Sequence, max_context: int, token_bytes: Seq[bytes]) -> tuple[Finish | None, bool]:
+    """Why the sequence ends with its last token, or None; and whether it repeats itself endlessly.
+
+    Updates the tail kept for stop texts.
+    """
+    stop = sequence.stop
+    finish = _finish(sequence, max_context, token_bytes)
+    looping = stop.loop_limit > 0 and _loops(sequence.tokens[sequence.given_length :], stop.loop_limit)
+    return finish or (Finish.LOOP if looping and stop.end_loops else None), looping
+
+
+def _finish(sequence: Sequence, max_context: int, token_bytes: Seq[bytes]) -> Finish | None:
     stop, token = sequence.stop, sequence.tokens[-1]
     enough = sequence.num_generated >= stop.min_tokens
     if token in stop.stop_token_ids and enough:
@@ -20,8 +30,6 @@ def finish_after(sequence: Sequence, max_context: int, token_bytes: Seq[bytes]) 
         return Finish.STOP_BYTES
     if sequence.num_generated >= stop.max_tokens or len(sequence.tokens) >= max_context:
         return Finish.LENGTH
-    if stop.loop_limit and _loops(sequence.tokens[sequence.given_length :], stop.loop_limit):
-        return Finish.LOOP
     return None
 
 

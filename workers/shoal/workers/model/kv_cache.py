@@ -7,31 +7,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shoal.workers.kv.manager import CopyBlock
+from shoal.workers.kv.memory import KvPlan
 from shoal.workers.model.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """`keys[layer]` and `values[layer]` are [num_blocks, block_size, num_kv_heads, head_dim] in the activation dtype.
+    """`keys[layer]` and `values[layer]` are [blocks, block_size, num_kv_heads, head_dim] in the activation dtype.
 
-    Token i of a sequence lives in block `table[i // block_size]` at row `i % block_size`: its *slot* is
-    `block * block_size + row`.
+    Full-attention layers share one numbering of blocks, sliding layers another. Token i of a sequence lives in block
+    `table[i // block_size]` at row `i % block_size`: its *slot* is `block * block_size + row`.
     """
 
-    block_size: int
+    plan: KvPlan
+    sliding: tuple[bool, ...]  # per layer
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
-    @property
-    def num_blocks(self) -> int:
-        return self.keys[0].shape[0]
+    def copy(self, copies: list[CopyBlock]) -> None:
+        """Copy whole blocks, in the layers of their pool."""
+        for copy in copies:
+            for layer, sliding in enumerate(self.sliding):
+                if sliding == copy.sliding:
+                    self.keys[layer][copy.target].copy_(self.keys[layer][copy.source])
+                    self.values[layer][copy.target].copy_(self.values[layer][copy.source])
 
 
-def allocate(
-    config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-) -> KvCache:
+def allocate(config: ModelConfig, plan: KvPlan, dtype: torch.dtype, device: torch.device) -> KvCache:
     """Allocate once, at the start; the cache never grows."""
-    shape = (num_blocks, block_size, config.num_kv_heads, config.head_dim)
-    keys = tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers))
-    values = tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers))
-    return KvCache(block_size, keys, values)
+    sliding = tuple(window is not None for window in config.layer_windows)
+
+    def tensor(layer: int) -> Tensor:
+        blocks = plan.num_sliding if sliding[layer] else plan.num_full
+        shape = (blocks, plan.block_size, config.num_kv_heads, config.head_dim)
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    layers = range(config.num_layers)
+    return KvCache(plan, sliding, tuple(map(tensor, layers)), tuple(map(tensor, layers)))

@@ -27,14 +27,22 @@ from shoal.workers.model.weights import AttentionWeights, DenseWeights
 
 
 @dataclass(frozen=True, slots=True)
+class KvPlace:
+    """Where one kind of layer reads and writes."""
+
+    slots: Tensor  # [T] int64, where each token's key and value go
+    batch: attn.AttentionBatch
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInput:
     """One step's tokens of this rank, all sequences end to end. Zero tokens are allowed: the rank then only serves
     its experts to the others."""
 
     ids: Tensor  # [T] int64
     positions: Tensor  # [T] int64, place of each token in its sequence
-    slots: Tensor  # [T] int64, where its key and value go
-    batch: attn.AttentionBatch
+    full: KvPlace  # of full-attention layers
+    sliding: KvPlace  # of sliding layers
     logit_rows: Tensor  # [L] int64, tokens whose logits are wanted
 
 
@@ -83,10 +91,10 @@ class Model:
         k = k.reshape(-1, c.num_kv_heads, c.head_dim).contiguous()
         v = v.reshape(-1, c.num_kv_heads, c.head_dim).contiguous()
         rope.apply_rope_(q, k, step.positions, self._cos, self._sin)
-        attn.write_kv(k, v, kv.keys[layer], kv.values[layer], step.slots)
-        o = attn.attention(
-            q, kv.keys[layer], kv.values[layer], step.batch, weights.sinks, c.layer_windows[layer], c.attention_scale
-        )
+        window = c.layer_windows[layer]
+        place = step.full if window is None else step.sliding
+        attn.write_kv(k, v, kv.keys[layer], kv.values[layer], place.slots)
+        o = attn.attention(q, kv.keys[layer], kv.values[layer], place.batch, weights.sinks, window, c.attention_scale)
         return dense.linear(o.reshape(-1, c.q_size), weights.out, weights.out_bias)
 
     def _logits(self, x_dp: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,12 +88,15 @@ def sample(
     """
     logits = _adjusted(row, params, prompt, output, masked)
     chosen = int(np.argmax(logits)) if params.temperature == 0.0 else _draw(logits, params, draw)
-    if not params.logprobs:
-        return Sampled(chosen)
-    shifted = logits - logits.max()
+    return logprobs_of(logits, chosen, params.top_logprobs) if params.logprobs else Sampled(chosen)
+
+
+def logprobs_of(row: NDArray[np.floating[Any]], token: int, top: int) -> Sampled:
+    """A given token with its log-probability under `row` [V], and the `top` likeliest, lower ids first among equals."""
+    shifted = row.astype(np.float64) - float(row.max())
     logprobs = shifted - math.log(np.exp(shifted).sum())
-    best = np.lexsort((np.arange(len(logprobs)), -logprobs))[: params.top_logprobs] if params.top_logprobs else ()
-    return Sampled(chosen, float(logprobs[chosen]), tuple((int(i), float(logprobs[i])) for i in best))
+    best = np.lexsort((np.arange(len(logprobs)), -logprobs))[:top] if top else ()
+    return Sampled(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in best))
 
 
 def _adjusted(
