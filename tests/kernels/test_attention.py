@@ -44,7 +44,7 @@ def test_a_sink_of_any_size_is_safe(sink: float) -> None:
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     length=st.integers(1, 90),
     cuts=st.sets(st.integers(1, 89), max_size=4),

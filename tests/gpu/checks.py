@@ -1,0 +1,210 @@
+"""What must hold of every Triton kernel once it is compiled: right, and the same bits in every batch.
+
+Each check returns a number worth keeping (the largest error, or how many rows were compared) and raises AssertionError
+if it does not hold. With `large` the shapes are those of gpt-oss-20b; without, a CPU's interpreter gets through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from shoal.kernels import _attention, _dense, _moe_matmul, _norm, _rope, _routing
+from shoal.kernels.attention import AttentionBatch, attention_torch
+from shoal.kernels.dense import linear_torch
+from shoal.kernels.norm import rms_norm_torch
+from shoal.kernels.rope import apply_rope_torch_, rope_tables
+from shoal.kernels.routing import combine_torch, route_torch, sort_by_expert_torch
+from tests.kernels import reference
+from tests.kernels.cases import Cases
+
+SWIGLU = {"limit": 7.0, "alpha": 1.702}
+SCALE = 0.125
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    device: str
+    large: bool
+    dtype: torch.dtype
+
+    def cases(self, seed: int) -> Cases:
+        return Cases(seed, self.dtype, self.device)
+
+    def size(self, large: int, small: int) -> int:
+        return large if self.large else small
+
+
+Check = Callable[[Setting], float]
+
+
+def error(expected: Tensor, found: Tensor) -> float:
+    """The largest error, relative for numbers above 1. More than bf16's last place, or fp32's sums, fails."""
+    assert bool(torch.isfinite(found).all()), "not finite"
+    wide = expected.double().cpu()
+    largest = float(((found.double().cpu() - wide).abs() / wide.abs().clamp(min=1.0)).max())
+    limit = 1e-2 if found.dtype == torch.bfloat16 else 5e-5
+    assert largest <= limit, f"error {largest:.2e} above {limit:.0e}"
+    return largest
+
+
+def same(name: str, expected: Tensor, found: Tensor) -> float:
+    """Bit for bit; returns how many numbers were compared."""
+    differing = int((expected != found).sum())
+    assert differing == 0, f"{name}: {differing} of {found.numel()} numbers differ in their bits"
+    return float(found.numel())
+
+
+def moe_is_right(s: Setting) -> float:
+    """Both grouped matmuls against float64, with full and ragged tiles and an idle expert."""
+    cases, width = s.cases(1), s.size(2880, 96)
+    w1, w2 = cases.experts(3, s.size(5760, 140), width), cases.experts(3, s.size(2880, 75), width)
+    x = cases.normal(20, width)
+    rows, offsets = cases.assignment(20, [33, 0, 7])
+    h = _moe_matmul.gate_up(x, rows, offsets, w1, **SWIGLU)
+    y = _moe_matmul.down(x[rows.long()], offsets, w2)
+    return max(
+        error(reference.gate_up(x, rows, offsets, w1, **SWIGLU), h),
+        error(reference.expert_linear(x[rows.long()], offsets, w2), y),
+    )
+
+
+def moe_rows_are_independent(s: Setting) -> float:
+    """Every row of a batch of 40 launched alone."""
+    cases, width = s.cases(2), s.size(2880, 96)
+    w, x = cases.experts(2, s.size(5760, 140), width), cases.normal(40, width)
+    rows, offsets = cases.assignment(40, [5, 35])
+    many = _moe_matmul.gate_up(x, rows, offsets, w, **SWIGLU)
+    count = 0.0
+    for r in (0, 4, 5, 36, 37, 39):
+        alone = torch.tensor([0, int(r < 5), 1], dtype=torch.int32, device=s.device)
+        count += same("gate_up", many[r], _moe_matmul.gate_up(x, rows[r : r + 1], alone, w, **SWIGLU)[0])
+    return count
+
+
+def dense_is_right(s: Setting) -> float:
+    """Against float64, bias and none, and the twin of the same numbers."""
+    rows, k, n = s.size(300, 70), s.size(2880, 96), s.size(5120, 130)
+    x, weight = s.cases(3).normal(rows, k), s.cases(4).normal(n, k, dtype=torch.bfloat16) / k**0.5
+    bias = s.cases(5).normal(n, dtype=torch.bfloat16)
+    y = _dense.linear(x, weight, bias)
+    found = error(reference.linear(x, weight, bias), y)
+    return max(found, error(linear_torch(x[:4], weight, None, torch.float32), _dense.linear(x, weight, None)[:4]))
+
+
+def dense_rows_are_independent(s: Setting) -> float:
+    """The rows of a batch in other batches: alone, and in halves that cut the tiles elsewhere."""
+    rows, k, n = s.size(300, 70), s.size(2880, 96), s.size(5120, 130)
+    x, weight = s.cases(3).normal(rows, k), s.cases(4).normal(n, k, dtype=torch.bfloat16)
+    many = _dense.linear(x, weight, None)
+    count = same("cut", many[37:], _dense.linear(x[37:], weight, None))
+    return count + sum(same("alone", many[r], _dense.linear(x[r : r + 1], weight, None)[0]) for r in (0, 63, rows - 1))
+
+
+def attention_is_right(s: Setting) -> float:
+    """Prompt, chunk and decode in one batch, windows and none, against float64."""
+    cases, heads, kv_heads = s.cases(6), s.size(64, 8), s.size(8, 2)
+    k_cache, v_cache, batch = cases.sequences([(20, 20), (1, 150), (3, 170)], kv_heads=kv_heads)
+    q, sinks = cases.normal(24, heads, 64), cases.normal(heads, dtype=torch.bfloat16)
+    found = 0.0
+    for window in (None, 1, 128):
+        out = _attention.attention(q, k_cache, v_cache, batch, sinks, window, SCALE)
+        found = max(found, error(reference.attention(q, k_cache, v_cache, batch, sinks, window, SCALE), out))
+    return found
+
+
+def prompts_decode_to_the_same_bits(s: Setting) -> float:
+    """A prompt at once, in chunks, and token by token as in decoding; full and sliding layers."""
+    cases, heads, kv_heads, length = s.cases(7), s.size(64, 8), s.size(8, 2), s.size(1500, 100)
+    k_cache, v_cache, both = cases.sequences([(length, length), (2, 40)], kv_heads=kv_heads)
+    q, sinks = cases.normal(length + 2, heads, 64), cases.normal(heads, dtype=torch.bfloat16)
+    count = 0.0
+    for window in (None, 128):
+        whole = _attention.attention(q, k_cache, v_cache, both, sinks, window, SCALE)
+        for lo, hi in ((0, 33), (33, length - 1), (length - 1, length), (64, 65)):
+            chunk = AttentionBatch(
+                torch.tensor([0, hi - lo], dtype=torch.int32, device=s.device),
+                torch.tensor([hi], dtype=torch.int32, device=s.device),
+                both.block_tables[:1],
+            )
+            part = _attention.attention(q[lo:hi], k_cache, v_cache, chunk, sinks, window, SCALE)
+            count += same(f"queries {lo}..{hi}, window {window}", whole[lo:hi], part)
+    return count
+
+
+def splits_merge_to_the_same_bits(s: Setting) -> float:
+    """A long context by one program per split, and by one program for all."""
+    cases, heads, kv_heads = s.cases(8), s.size(64, 8), s.size(8, 2)
+    k_cache, v_cache, batch = cases.sequences([(1, s.size(5000, 2100)), (1, 7)], kv_heads=kv_heads)
+    q, sinks = cases.normal(2, heads, 64), cases.normal(heads, dtype=torch.bfloat16)
+    split = _attention.attention(q, k_cache, v_cache, batch, sinks, None, SCALE)
+    with mock.patch.object(_attention, "_ENOUGH_PROGRAMS", 0):
+        whole = _attention.attention(q, k_cache, v_cache, batch, sinks, None, SCALE)
+    error(attention_torch(q, k_cache, v_cache, batch, sinks, None, SCALE), whole)
+    return same("split against whole", whole, split)
+
+
+def writing_keeps_bits(s: Setting) -> float:
+    """Keys and values arrive unchanged, other slots stay zero."""
+    k, v = s.cases(9).normal(3, 8, 64), s.cases(10).normal(3, 8, 64)
+    k_cache, v_cache = (torch.zeros(4, 16, 8, 64, dtype=s.dtype, device=s.device) for _ in range(2))
+    slots = torch.tensor([63, 0, 9], device=s.device)
+    _attention.write_kv(k, v, k_cache, v_cache, slots)
+    count = same("keys", k, k_cache.flatten(0, 1)[slots]) + same("values", v, v_cache.flatten(0, 1)[slots])
+    assert int((k_cache != 0).any(-1).any(-1).sum()) == 3, "other slots were touched"
+    return count
+
+
+def routing_is_right(s: Setting) -> float:
+    """Top-k with ties, the stable sort over many blocks with strangers, both equal to their twins."""
+    logits = Cases(11, torch.float32, s.device).normal(s.size(500, 20), s.size(128, 8))
+    logits[1, 1:3] = 9.0
+    logits[2] = 0.0
+    ids, weights = _routing.route(logits, 4)
+    twin_ids, twin_weights = route_torch(logits, 4)
+    same("ids", twin_ids, ids)
+    flat = ids.flatten() - 2  # the lowest two become strangers
+    for mine, twin in zip(_routing.sort_by_expert(flat, 126), sort_by_expert_torch(flat, 126), strict=True):
+        same("sort", twin, mine)
+    alone_ids, alone_weights = _routing.route(logits[7:8], 4)
+    same("alone", ids[7], alone_ids[0])
+    same("alone", weights[7], alone_weights[0])
+    return error(twin_weights, weights)
+
+
+def row_operations_are_right(s: Setting) -> float:
+    """Norm, rope and combine against their twins; combine in fp32 bit for bit."""
+    width = s.size(2880, 96)
+    x, weight = s.cases(12).normal(9, width), s.cases(13).normal(width, dtype=torch.bfloat16)
+    y = _norm.rms_norm(x, weight, 1e-5)
+    found = error(rms_norm_torch(x, weight, 1e-5), y)
+    same("norm alone", y[5], _norm.rms_norm(x[5:6], weight, 1e-5)[0])
+    positions = torch.tensor([0, 1, 7, 4000, 5, 6, 90, 8, 9], device=s.device)
+    cos, sin = rope_tables(150000.0, 32.0, 32.0, 1.0, 4096, 1.35, 64, 4096, s.device)
+    tensors = [s.cases(14).normal(9, heads, 64) for heads in (64, 8, 64, 8)]
+    _rope.apply_rope_(tensors[0], tensors[1], positions, cos, sin)
+    apply_rope_torch_(tensors[2], tensors[3], positions, cos, sin)
+    found = max(found, error(tensors[2], tensors[0]), error(tensors[3], tensors[1]))
+    rows, shares = s.cases(15).normal(9, 4, width), Cases(16, torch.float32, s.device).normal(9, 4)
+    combined = _routing.combine(rows, shares)
+    if s.dtype == torch.float32:
+        same("combine", combine_torch(rows, shares), combined)
+    return max(found, error(combine_torch(rows, shares), combined))
+
+
+ALL: tuple[Check, ...] = (
+    moe_is_right,
+    moe_rows_are_independent,
+    dense_is_right,
+    dense_rows_are_independent,
+    attention_is_right,
+    prompts_decode_to_the_same_bits,
+    splits_merge_to_the_same_bits,
+    writing_keeps_bits,
+    routing_is_right,
+    row_operations_are_right,
+)
