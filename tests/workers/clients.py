@@ -36,14 +36,14 @@ def submit_message(
 class StreamClient:
     """One open stream to a worker. `events` yields everything it says."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, kv_events: bool = False) -> None:
         self._channel = grpc.insecure_channel(address)
         self.stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._requests: queue.SimpleQueue[pb.ConnectRequest | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[pb.ConnectResponse | grpc.RpcError] = queue.SimpleQueue()
         self._call = self.stub.Connect(iter(self._requests.get, None))
         threading.Thread(target=self._listen, daemon=True).start()
-        self._requests.put(pb.ConnectRequest(hello=pb.Hello(router_id="test", protocol=1)))
+        self._requests.put(pb.ConnectRequest(hello=pb.Hello(router_id="test", protocol=1, kv_events=kv_events)))
         self.welcome = self.next().welcome
 
     def send(self, message: pb.Submit | pb.Cancel) -> None:
@@ -82,9 +82,9 @@ class StreamClient:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[StreamClient]:
+def connected(address: str, *, kv_events: bool = False) -> Iterator[StreamClient]:
     """A stream that is closed at the end."""
-    client = StreamClient(address)
+    client = StreamClient(address, kv_events=kv_events)
     try:
         yield client
     finally:

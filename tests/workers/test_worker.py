@@ -115,6 +115,31 @@ def test_deadline_ends_a_request(pair: Group) -> None:
         assert list(client.outputs("late"))[-1].finish == pb.SEQUENCE_FINISH_CANCELLED
 
 
+def test_a_second_request_hits_the_prefix_cache(pair: Group) -> None:
+    """The first message of a sequence says how much of its prompt was found; another salt finds nothing."""
+    prompt = random_tokens(50, 1000, seed=77)
+    with connected(pair.addresses[0]) as client:
+        cached = []
+        for name, salt in (("cold", b"a"), ("warm", b"a"), ("stranger", b"b")):
+            message = submit_message(name, prompt)
+            message.cache_salt = salt
+            client.send(message)
+            cached.append(next(iter(list(client.outputs(name)))).cached_tokens)
+    assert [0, 48, 0] == cached
+
+
+def test_kv_events_come_to_those_who_ask(pair: Group) -> None:
+    """Stored blocks are announced per layer group, once complete."""
+    with connected(pair.addresses[1], kv_events=True) as client, connected(pair.addresses[1]) as deaf:
+        client.send(submit_message("events", random_tokens(40, 1000, seed=78), max_tokens=1))
+        messages = [client.next() for _ in range(3)]
+        events = [e for m in messages for e in m.kv_events.events]
+        deaf.send(submit_message("plain", [1, 2], max_tokens=1))
+        assert not any(deaf.next().HasField("kv_events") for _ in range(2))
+    assert [pb.KV_GROUP_FULL] * 2 + [pb.KV_GROUP_SLIDING] * 2 == [e.group for e in events]
+    assert events[0].hash == events[2].hash
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -15,11 +15,12 @@ from shoal.workers.engine.engine import Engine, Output
 from shoal.workers.engine.sequence import Sequence
 from shoal.workers.errors import ExchangeError, NotReadyError, StaleAttemptError
 from shoal.workers.experts.alarm import Alarm
-from shoal.workers.messages import messages_from
+from shoal.workers.messages import kv_events_from, messages_from
 
 log = structlog.get_logger()
 
 Send = Callable[[str, pb.ConnectResponse], None]
+Broadcast = Callable[[pb.ConnectResponse], None]
 
 ATTEMPTS_REMEMBERED = 4096
 
@@ -30,11 +31,13 @@ class EngineLoop:
     Every sequence that `submit` took is answered: by tokens and a finish, or by one refusal.
     """
 
-    def __init__(self, engine: Engine, epoch: int, alarm: Alarm, send: Send) -> None:
+    def __init__(self, engine: Engine, epoch: int, alarm: Alarm, send: Send, broadcast: Broadcast) -> None:
+        """`send` reaches one stream, `broadcast` those that asked for KV events."""
         self.engine = engine
         self._epoch = epoch
         self._alarm = alarm
         self._send = send
+        self._broadcast = broadcast
         self._inbox: queue.SimpleQueue[Sequence | pb.Cancel | str] = queue.SimpleQueue()
         self._gate = threading.Lock()  # a sequence is either refused or in the inbox before the loop's last look
         self._open = True
@@ -135,6 +138,9 @@ class EngineLoop:
                 kv_used=1.0 - engine.kv.full.num_free / engine.kv.full.num_blocks,
             )
             self._send(stream, pb.ConnectResponse(step=news))
+        events = kv_events_from(engine.kv)
+        if events is not None:
+            self._broadcast(pb.ConnectResponse(kv_events=events))
 
     def _answer_all(self, why: str, reason: pb.RefusalReason.ValueType) -> None:
         """Close the gate and refuse everything that was taken."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.engine.engine import Output
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey, StopParams
 from shoal.workers.errors import RequestError
+from shoal.workers.kv.manager import KvManager
+from shoal.workers.kv.pool import Change
 from shoal.workers.model.sampling import SamplingParams
 
 _FINISH = {
@@ -65,11 +68,26 @@ def sequence_from(submit: pb.Submit, vocab_size: int, stream: str) -> Sequence:
             stop_token_ids=frozenset(stop.stop_token_ids),
             stop_bytes=tuple(stop.stop_bytes),
             loop_limit=stop.loop_limit,
+            end_loops=not stop.report_loops_only,
         ),
         stream=stream,
+        salt=submit.cache_salt,
+        marks=tuple(accumulate(len(part.ids) for part in submit.prompt)),
+        prompt_logprobs=s.prompt_logprobs,
         priority=submit.priority,
         deadline=submit.deadline,
     )
+
+
+def kv_events_from(kv: KvManager) -> pb.KvEvents | None:
+    """Take the changes of both pools since the last call; None when there were none."""
+    news = pb.KvEvents(block_size=kv.block_size)
+    for pool, group in ((kv.full, pb.KV_GROUP_FULL), (kv.sliding, pb.KV_GROUP_SLIDING)):
+        while pool.events:
+            event = pool.events.popleft()
+            change = pb.KV_CHANGE_STORED if event.change is Change.STORED else pb.KV_CHANGE_REMOVED
+            news.events.add(change=change, group=group, hash=event.hash)
+    return news if news.events else None
 
 
 def messages_from(outputs: Iterable[Output]) -> dict[str, list[pb.SequenceOutput]]:
@@ -82,7 +100,12 @@ def messages_from(outputs: Iterable[Output]) -> dict[str, list[pb.SequenceOutput
             attempt=sequence.attempt,
             choice=sequence.key.choice,
             offset=output.offset,
+            looping=output.looping,
         )
+        if output.offset == sequence.start_offset:
+            message.cached_tokens = sequence.cached
+        for p in output.prompt:
+            message.prompt_logprobs.add(logprob=p.logprob, top=[pb.TopLogprob(id=i, logprob=q) for i, q in p.top])
         if token is not None:
             message.ids.append(token.id)
             if token.logprob is not None:

@@ -48,6 +48,7 @@ class Outbox:
         self._messages: deque[pb.ConnectResponse] = deque()
         self._news = asyncio.Event()
         self.overflowed = False
+        self.wants_kv_events = False
 
     def put(self, message: pb.ConnectResponse) -> None:
         """Never waits; past the limit the outbox is overflowed for good."""
@@ -97,6 +98,15 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
     def send(self, stream: str, message: pb.ConnectResponse) -> None:
         """Queue a message for a router, from any thread. Unknown streams hear nothing."""
         self._loop.call_soon_threadsafe(self._deliver, stream, message)
+
+    def broadcast(self, message: pb.ConnectResponse) -> None:
+        """Queue a message for every router that asked for KV events, from any thread."""
+        self._loop.call_soon_threadsafe(self._deliver_to_all, message)
+
+    def _deliver_to_all(self, message: pb.ConnectResponse) -> None:
+        for outbox in self._outboxes.values():
+            if outbox.wants_kv_events:
+                outbox.put(message)
 
     def _deliver(self, stream: str, message: pb.ConnectResponse) -> None:
         outbox = self._outboxes.get(stream)
@@ -155,6 +165,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         async for request in requests:
             kind = request.WhichOneof("message")
             if kind == "hello":
+                outbox.wants_kv_events = request.hello.kv_events
                 outbox.put(pb.ConnectResponse(welcome=self._service.welcome()))
             elif kind == "submit":
                 outbox.put(self._submit(request.submit, stream))

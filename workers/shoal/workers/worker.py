@@ -145,7 +145,7 @@ class Worker:
         self._engine.next_step = 0
         self._alarm.connect(spec.epoch, [m.address for m in spec.members if m.rank != rank])
         self._welcome.MergeFrom(pb.Welcome(rank=rank, ep_size=spec.size, epoch=spec.epoch))
-        self._loop = EngineLoop(self._engine, spec.epoch, self._alarm, self._server.send)
+        self._loop = EngineLoop(self._engine, spec.epoch, self._alarm, self._server.send, self._server.broadcast)
         self._loop.start()
         return JoinReport(
             rank=rank,
@@ -215,6 +215,13 @@ class Worker:
         response.waiting = len(engine.waiting)
         response.kv_blocks = engine.kv.full.num_blocks
         response.kv_blocks_used = engine.kv.full.num_blocks - engine.kv.full.num_free
+        response.sliding_blocks = engine.kv.sliding.num_blocks
+        response.sliding_blocks_used = engine.kv.sliding.num_blocks - engine.kv.sliding.num_free
+        response.kv_bytes = engine.model.kv.plan.bytes_total
+        response.cached_tokens = engine.counters.cached_tokens
+        response.preemptions = engine.counters.preemptions
+        response.drafted_tokens = engine.counters.drafted_tokens
+        response.accepted_tokens = engine.counters.accepted_tokens
         for layer, experts in enumerate(engine.model.experts):
             for expert, tokens in experts.loads.items():
                 response.expert_loads.add(layer=layer, expert=expert, tokens=tokens)

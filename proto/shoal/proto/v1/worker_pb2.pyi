@@ -115,6 +115,54 @@ SEQUENCE_FINISH_LOOP: SequenceFinish.ValueType  # 5
 """Endless repetition."""
 Global___SequenceFinish: _TypeAlias = SequenceFinish  # noqa: Y015
 
+class _KvChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KvChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KvChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KV_CHANGE_UNSPECIFIED: _KvChange.ValueType  # 0
+    """Never sent."""
+    KV_CHANGE_STORED: _KvChange.ValueType  # 1
+    """They can be found from now on."""
+    KV_CHANGE_REMOVED: _KvChange.ValueType  # 2
+    """They are gone."""
+
+class KvChange(_KvChange, metaclass=_KvChangeEnumTypeWrapper):
+    """What became of a KV block's contents."""
+
+KV_CHANGE_UNSPECIFIED: KvChange.ValueType  # 0
+"""Never sent."""
+KV_CHANGE_STORED: KvChange.ValueType  # 1
+"""They can be found from now on."""
+KV_CHANGE_REMOVED: KvChange.ValueType  # 2
+"""They are gone."""
+Global___KvChange: _TypeAlias = KvChange  # noqa: Y015
+
+class _KvGroup:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KvGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KvGroup.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KV_GROUP_UNSPECIFIED: _KvGroup.ValueType  # 0
+    """Never sent."""
+    KV_GROUP_FULL: _KvGroup.ValueType  # 1
+    """Full-attention layers: a prefix is found only if all its blocks are."""
+    KV_GROUP_SLIDING: _KvGroup.ValueType  # 2
+    """Sliding layers: only the blocks in the window before the prefix's end are needed."""
+
+class KvGroup(_KvGroup, metaclass=_KvGroupEnumTypeWrapper):
+    """Which layers a KV block serves."""
+
+KV_GROUP_UNSPECIFIED: KvGroup.ValueType  # 0
+"""Never sent."""
+KV_GROUP_FULL: KvGroup.ValueType  # 1
+"""Full-attention layers: a prefix is found only if all its blocks are."""
+KV_GROUP_SLIDING: KvGroup.ValueType  # 2
+"""Sliding layers: only the blocks in the window before the prefix's end are needed."""
+Global___KvGroup: _TypeAlias = KvGroup  # noqa: Y015
+
 @_typing.final
 class Hello(_message.Message):
     """First message of a router."""
@@ -123,19 +171,23 @@ class Hello(_message.Message):
 
     ROUTER_ID_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
+    KV_EVENTS_FIELD_NUMBER: _builtins.int
     router_id: _builtins.str
     """Name of the router, unique among live ones."""
     protocol: _builtins.int
     """Highest protocol revision the router speaks; 1 now."""
+    kv_events: _builtins.bool
+    """Send KV events on this stream too."""
     def __init__(
         self,
         *,
         router_id: _builtins.str = ...,
         protocol: _builtins.int = ...,
+        kv_events: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["protocol", b"protocol", "router_id", b"router_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_events", b"kv_events", "protocol", b"protocol", "router_id", b"router_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,7 +259,9 @@ Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 
 @_typing.final
 class PromptPart(_message.Message):
-    """A run of prompt tokens with one role."""
+    """A run of prompt tokens with one role. A later request is likely to continue from the end of a part (of the system
+    message, the developer message, a turn): what it needs from there is kept in the prefix cache longest.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -269,6 +323,7 @@ class WorkerSampling(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """0 is greedy."""
     top_p: _builtins.float
@@ -287,6 +342,8 @@ class WorkerSampling(_message.Message):
     """Return log-probabilities of the chosen tokens."""
     top_logprobs: _builtins.int
     """Return this many likeliest tokens besides."""
+    prompt_logprobs: _builtins.bool
+    """Return log-probabilities of the prompt's tokens too, from its second on; the prefix cache is not used then."""
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Added to logits, keyed by token id."""
@@ -304,10 +361,11 @@ class WorkerSampling(_message.Message):
         logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
         logprobs: _builtins.bool = ...,
         top_logprobs: _builtins.int = ...,
+        prompt_logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "repetition_penalty", b"repetition_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,12 +382,15 @@ class WorkerLimits(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     STOP_BYTES_FIELD_NUMBER: _builtins.int
     LOOP_LIMIT_FIELD_NUMBER: _builtins.int
+    REPORT_LOOPS_ONLY_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """At most this many generated tokens; at least 1."""
     min_tokens: _builtins.int
     """End tokens are masked before this many."""
     loop_limit: _builtins.int
     """End when the last tokens repeat one pattern this many times; 0 never."""
+    report_loops_only: _builtins.bool
+    """Report such a repetition without ending."""
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """End after any of these ids (the model's own end tokens included by the router unless eos is ignored)."""
@@ -346,10 +407,11 @@ class WorkerLimits(_message.Message):
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         stop_bytes: _abc.Iterable[_builtins.bytes] | None = ...,
         loop_limit: _builtins.int = ...,
+        report_loops_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["loop_limit", b"loop_limit", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "stop_bytes", b"stop_bytes", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loop_limit", b"loop_limit", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "report_loops_only", b"report_loops_only", "stop_bytes", b"stop_bytes", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -740,6 +802,8 @@ class SequenceOutput(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    LOOPING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of the request."""
     attempt: _builtins.int
@@ -752,6 +816,8 @@ class SequenceOutput(_message.Message):
     """Set in the last message of the sequence."""
     cached_tokens: _builtins.int
     """Prompt tokens found in the prefix cache; in the first message of the sequence."""
+    looping: _builtins.bool
+    """The last tokens repeat one pattern `loop_limit` times."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New tokens."""
@@ -763,6 +829,10 @@ class SequenceOutput(_message.Message):
     @_builtins.property
     def top_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprobs]:
         """One per id when asked for."""
+
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptLogprob]:
+        """Log-probabilities of prompt tokens, where asked for; a long prompt sends them in several messages, in order."""
 
     def __init__(
         self,
@@ -776,14 +846,102 @@ class SequenceOutput(_message.Message):
         top_logprobs: _abc.Iterable[Global___TopLogprobs] | None = ...,
         finish: Global___SequenceFinish.ValueType = ...,
         cached_tokens: _builtins.int = ...,
+        prompt_logprobs: _abc.Iterable[Global___PromptLogprob] | None = ...,
+        looping: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "choice", b"choice", "finish", b"finish", "ids", b"ids", "logprobs", b"logprobs", "offset", b"offset", "request_id", b"request_id", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "choice", b"choice", "finish", b"finish", "ids", b"ids", "logprobs", b"logprobs", "looping", b"looping", "offset", b"offset", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SequenceOutput: _TypeAlias = SequenceOutput  # noqa: Y015
+
+@_typing.final
+class PromptLogprob(_message.Message):
+    """What the model thought of one prompt token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    logprob: _builtins.float
+    """Its log-probability after the tokens before it."""
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprob]:
+        """The likeliest tokens there, when asked for."""
+
+    def __init__(
+        self,
+        *,
+        logprob: _builtins.float = ...,
+        top: _abc.Iterable[Global___TopLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptLogprob: _TypeAlias = PromptLogprob  # noqa: Y015
+
+@_typing.final
+class KvEvent(_message.Message):
+    """One change in the prefix cache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    change: Global___KvChange.ValueType
+    """What happened."""
+    group: Global___KvGroup.ValueType
+    """To a block of which layers."""
+    hash: _builtins.bytes
+    """Chained hash of everything up to the block's end: see shoal.workers.kv.prefix."""
+    def __init__(
+        self,
+        *,
+        change: Global___KvChange.ValueType = ...,
+        group: Global___KvGroup.ValueType = ...,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "group", b"group", "hash", b"hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvEvent: _TypeAlias = KvEvent  # noqa: Y015
+
+@_typing.final
+class KvEvents(_message.Message):
+    """Changes in the prefix cache since the last such message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    block_size: _builtins.int
+    """Tokens per block."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___KvEvent]:
+        """In order."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___KvEvent] | None = ...,
+        block_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvEvents: _TypeAlias = KvEvents  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
@@ -839,6 +997,7 @@ class ConnectResponse(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    KV_EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First message."""
@@ -855,6 +1014,10 @@ class ConnectResponse(_message.Message):
     def step(self) -> Global___Step:
         """News."""
 
+    @_builtins.property
+    def kv_events(self) -> Global___KvEvents:
+        """Changes in the prefix cache, where asked for."""
+
     def __init__(
         self,
         *,
@@ -862,12 +1025,13 @@ class ConnectResponse(_message.Message):
         accepted: Global___Accepted | None = ...,
         refused: Global___Refused | None = ...,
         step: Global___Step | None = ...,
+        kv_events: Global___KvEvents | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "message", b"message", "refused", b"refused", "step", b"step", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "kv_events", b"kv_events", "message", b"message", "refused", b"refused", "step", b"step", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "message", b"message", "refused", b"refused", "step", b"step", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "kv_events", b"kv_events", "message", b"message", "refused", b"refused", "step", b"step", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "accepted", "refused", "step"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "accepted", "refused", "step", "kv_events"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -959,6 +1123,13 @@ class GetStatusResponse(_message.Message):
     KERNEL_PATH_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    DRAFTED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    SLIDING_BLOCKS_FIELD_NUMBER: _builtins.int
+    SLIDING_BLOCKS_USED_FIELD_NUMBER: _builtins.int
+    KV_BYTES_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
     """Whether it serves."""
     steps: _builtins.int
@@ -979,6 +1150,20 @@ class GetStatusResponse(_message.Message):
     """Which of the code paths computes: "avx512", "avx2", "portable", "torch", "triton"."""
     pid: _builtins.int
     """Process id, for people who debug."""
+    cached_tokens: _builtins.int
+    """Prompt tokens found in the prefix cache since the start."""
+    preemptions: _builtins.int
+    """Sequences put back into the queue for want of blocks since the start."""
+    drafted_tokens: _builtins.int
+    """Tokens guessed ahead since the start."""
+    accepted_tokens: _builtins.int
+    """Of those, guesses that were right."""
+    sliding_blocks: _builtins.int
+    """KV blocks of the sliding layers in all."""
+    sliding_blocks_used: _builtins.int
+    """KV blocks of the sliding layers in use."""
+    kv_bytes: _builtins.int
+    """Bytes of the KV cache, all layers."""
     @_builtins.property
     def identity(self) -> Global___Welcome:
         """What it is."""
@@ -1007,10 +1192,17 @@ class GetStatusResponse(_message.Message):
         kernel_path: _builtins.str = ...,
         pid: _builtins.int = ...,
         step_seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        cached_tokens: _builtins.int = ...,
+        preemptions: _builtins.int = ...,
+        drafted_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
+        sliding_blocks: _builtins.int = ...,
+        sliding_blocks_used: _builtins.int = ...,
+        kv_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert_loads", b"expert_loads", "generated_tokens", b"generated_tokens", "identity", b"identity", "kernel_path", b"kernel_path", "kv_blocks", b"kv_blocks", "kv_blocks_used", b"kv_blocks_used", "pid", b"pid", "prompt_tokens", b"prompt_tokens", "ready", b"ready", "running", b"running", "step_seconds", b"step_seconds", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "cached_tokens", b"cached_tokens", "drafted_tokens", b"drafted_tokens", "expert_loads", b"expert_loads", "generated_tokens", b"generated_tokens", "identity", b"identity", "kernel_path", b"kernel_path", "kv_blocks", b"kv_blocks", "kv_blocks_used", b"kv_blocks_used", "kv_bytes", b"kv_bytes", "pid", b"pid", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "ready", b"ready", "running", b"running", "sliding_blocks", b"sliding_blocks", "sliding_blocks_used", b"sliding_blocks_used", "step_seconds", b"step_seconds", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
