@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shoal.kernels import native
+from shoal.kernels.native import __main__ as command
 from shoal.kernels.native import build as building
 from shoal.kernels.native import instruction_set
-from shoal.kernels.native.__main__ import main
 from tests.kernels.native_libraries import LIBRARIES
 
 needs_compiler = pytest.mark.skipif(building.find_compiler() is None, reason="no C++ compiler here")
@@ -45,7 +45,7 @@ def test_without_a_compiler_it_is_unavailable_with_a_reason(capsys: pytest.Captu
     with pytest.raises(native.NativeUnavailableError, match=r"no C\+\+ compiler"):
         native.isa()
 
-    assert main() == 1
+    assert command.main() == 1
     assert "no C++ compiler" in capsys.readouterr().err
 
 
@@ -143,6 +143,19 @@ def test_the_module_serves_the_best_library() -> None:
     assert native.isa() == instruction_set.choose()
     assert native.library_path().exists()
     assert native.fused() == native.library().fused
+
+
+@needs_compiler
+def test_the_command_prints_library_and_speeds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m shoal.kernels.native`, here with a matrix of no size."""
+    for name in ("ROWS", "WIDTH"):
+        monkeypatch.setattr(command, name, 64)
+
+    assert command.main() == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (native.isa(), str(native.library_path()), "GB/s", "GFLOP/s"))
 
 
 @pytest.mark.skipif(not LIBRARIES, reason="no C++ compiler here")

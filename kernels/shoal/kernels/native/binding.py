@@ -220,10 +220,8 @@ class Library:
 
 
 def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    assert tensor.dtype == dtype, (tensor.dtype, dtype)
-    assert tensor.shape == shape, (tuple(tensor.shape), shape)
-    assert tensor.is_contiguous(), (tuple(tensor.shape), tensor.stride())
-    assert tensor.device.type == "cpu", tensor.device
+    fits = tensor.dtype is dtype and tensor.shape == shape and tensor.is_contiguous() and tensor.is_cpu
+    assert fits, (tensor.dtype, dtype, tuple(tensor.shape), shape, tensor.stride(), tensor.device)
 
 
 def _check_experts(w: Experts, K: int) -> tuple[int, int]:
