@@ -17,6 +17,7 @@ from shoal.router.scripted_worker import Script, ScriptedWorker
 from shoal.router.server import Listening, Router
 from shoal.router.tokenizer import Tokenizer
 from tests.router.byte_tokenizer import write_tokenizer
+from tests.router.talking import until
 
 if TYPE_CHECKING:
     from shoal.proto.v1.inference_pb2_grpc import InferenceServiceAsyncStub, SessionServiceAsyncStub
@@ -89,6 +90,7 @@ async def start_cluster(start_router: StartRouter) -> AsyncIterator[StartCluster
             for worker in workers:
                 await stack.enter_async_context(worker)
             front = await start_router(workers=tuple(worker.address for worker in workers), **settings)
+            await until(lambda: len(front.router.pool.eligible()) == len(workers))
             return Cluster(front, workers)
 
         yield start

@@ -10,7 +10,7 @@ import asyncio
 import codecs
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tokenizers
@@ -73,7 +73,7 @@ class Tokenizer:
         """The bytes that a token stands for: its name for a control token, nothing for an id without one."""
         return self._bytes[token] if 0 <= token < len(self._bytes) else b""
 
-    def decode(self, ids: list[int] | tuple[int, ...]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of whole ids; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(map(self.bytes_of, ids)).decode(errors="replace")
 

@@ -1,0 +1,41 @@
+"""The choice of worker."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.router.policy import CROWDED, Load, choose
+
+_loads = st.builds(
+    Load,
+    address=st.text(min_size=1, max_size=3),
+    reported=st.integers(0, 9),
+    own_at_report=st.integers(0, 9),
+    own=st.integers(0, 9),
+    kv_used=st.sampled_from([0.0, 0.5, 1.0]),
+)
+
+
+@given(st.lists(_loads, min_size=1, max_size=6), st.integers(0, 100))
+def test_nobody_better_is_passed_over(loads: list[Load], turn: int) -> None:
+    """The chosen worker is least loaded among those with room, or among all when none has."""
+    chosen = choose(loads, turn)
+    roomy = [load for load in loads if load.kv_used < CROWDED] or loads
+
+    assert chosen in roomy
+    assert chosen is not None
+    assert chosen.sequences == min(load.sequences for load in roomy)
+
+
+def test_equals_take_turns() -> None:
+    """Without any difference the workers are used evenly."""
+    loads = [Load("a"), Load("b"), Load("c")]
+    chosen = [load.address for turn in range(6) if (load := choose(loads, turn)) is not None]
+
+    assert chosen == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_own_sequences_are_not_counted_twice() -> None:
+    """What a worker reported of us is replaced by what we know now."""
+    assert Load("a", reported=5, own_at_report=3, own=1).sequences == 3
