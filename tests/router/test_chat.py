@@ -187,9 +187,15 @@ async def test_history_that_the_model_wrote_is_marked(
     assert tokenizer.decode(parts[1].ids) == "<|channel|>final<|message|>4 é<|end|>"
 
 
-async def test_two_writers_of_one_turn(start_cluster: StartCluster, answering: Script, redis_url: str) -> None:
+async def test_two_writers_of_one_turn(start_cluster: StartCluster, tokenizer: Tokenizer, redis_url: str) -> None:
     """Of two turns at once on one session exactly one is stored; the other ends ABORTED, after its words."""
-    cluster = await start_cluster(answering, redis_url=redis_url)
+    both = asyncio.Barrier(2)
+
+    async def together(submit: pb.Submit) -> AsyncIterator[Action]:
+        await both.wait()
+        yield Say(tuple(ids_of(tokenizer, ANSWER)), pb.SEQUENCE_FINISH_STOP_TOKEN)
+
+    cluster = await start_cluster(together, redis_url=redis_url)
     calls = [events_of(cluster.front.inference.Chat(user(text, session_id="s"))) for text in "ab"]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     errors = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]

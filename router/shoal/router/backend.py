@@ -98,6 +98,6 @@ class Backend(Protocol):
 
         Closing the generator early cancels the work at the worker; that is always safe and never blocks.
         Raises NoWorkerError, WorkersBusyError and InvalidError (refused) before `Accepted`; WorkerLostError,
-        WorkerFaultError and SlowReaderError at any time.
+        WorkerFaultError, SlowReaderError and LateError at any time.
         """
         ...

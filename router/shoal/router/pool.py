@@ -86,11 +86,10 @@ class WorkerPool:
                     link.submit(replace(work, attempt=work.attempt + len(tried) - 1))
                 ) as outputs:
                     async for output in outputs:
-                        if isinstance(output, Tokens):
-                            delivered = True
-                        elif accepted:
+                        if isinstance(output, Accepted) and accepted:
                             continue
                         accepted = True
+                        delivered = delivered or (isinstance(output, Tokens) and output.ids != ())
                         yield output
                     return
             except (WorkerLostError, WorkersBusyError):

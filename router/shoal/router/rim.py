@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ import structlog
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.metrics import Metrics
 from shoal.wire.deadlines import deadline_of
-from shoal.wire.status import Status, status_of
+from shoal.wire.status import Status, WireError, status_of
 
 _log = structlog.get_logger(__name__)
 
@@ -109,16 +110,12 @@ class Rim(grpc.aio.ServerInterceptor):
             return
         if error is not None:
             self._metrics.rejections.labels(status.reason).inc()
-        internal = status.code is grpc.StatusCode.INTERNAL
-        _log.log(
-            40 if internal else 20,
-            "request_ended",
-            method=name,
-            code=code,
-            reason=status.reason,
-            seconds=seconds,
-            exc_info=error if internal else None,
-        )
+        expected = status.code is not grpc.StatusCode.INTERNAL
+        # A plain traceback: richer ones print local variables, and those hold what people said.
+        ours = isinstance(error, WireError) or error is None
+        trace = {} if ours else {"traceback": "".join(traceback.format_exception(error))}
+        told = _log.info if expected else _log.error
+        told("request_ended", method=name, code=code, reason=status.reason, seconds=seconds, **trace)
 
 
 def error_event(last: Any, status: Status) -> Any:

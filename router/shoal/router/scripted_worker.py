@@ -175,7 +175,7 @@ class ScriptedWorker(WorkerServiceServicer):
         self.running.add(key)
         try:
             async for action in self.script(submit):
-                if not accepted and not isinstance(action, Refuse):
+                if not accepted and isinstance(action, Say | Hang):
                     accepted = True
                     outbox.put_nowait(
                         pb.ConnectResponse(accepted=pb.Accepted(**names, numerics_id=self._welcome.numerics_id))

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import grpc.aio
@@ -20,7 +20,7 @@ import structlog
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.worker_pb2_grpc import WorkerServiceStub
 from shoal.router.backend import Accepted, ModelFacts, Tokens, Work
-from shoal.router.errors import WireError, WorkerFaultError, WorkerLostError, WorkersBusyError
+from shoal.router.errors import LateError, WireError, WorkerFaultError, WorkerLostError, WorkersBusyError
 from shoal.router.inbox import Inbox
 from shoal.router.policy import Load
 from shoal.wire.credentials import open_channel
@@ -50,6 +50,8 @@ class _Sequence:
     attempt: int
     next_offset: int
     inbox: Inbox
+    accepted: bool = False
+    over: bool = False  # it does not run there any more, so there is nothing to cancel
 
 
 def reconnect_delay(failures: int, chance: float) -> float:
@@ -108,30 +110,31 @@ class WorkerLink:
         if not self.connected:
             raise WorkerLostError(f"worker {self.address} is not connected")
         inbox = Inbox(self._settings.max_unread_tokens)
-        self._sequences[key] = _Sequence(work.attempt, work.start_offset, inbox)
+        sequence = self._sequences[key] = _Sequence(work.attempt, work.start_offset, inbox)
         self.idle.clear()
         self._outgoing.put_nowait(pb.ConnectRequest(submit=work.message()))
-        over = False
         try:
             try:
                 async with asyncio.timeout(self._settings.accept_seconds):
-                    first = await inbox.get()
+                    accepted = await inbox.get()
             except TimeoutError:
                 wait = self._settings.accept_seconds
                 raise WorkerLostError(f"worker {self.address} did not answer a submit within {wait:g} s") from None
-            yield first
-            while not over:
+            yield accepted
+            finish = pb.SEQUENCE_FINISH_UNSPECIFIED
+            while finish == pb.SEQUENCE_FINISH_UNSPECIFIED:
                 output = await inbox.get()
-                over = isinstance(output, Tokens) and output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED
+                assert isinstance(output, Tokens), f"{key}: only the first output is not tokens"
+                finish = output.finish
+                if finish == pb.SEQUENCE_FINISH_CANCELLED:
+                    yield replace(output, finish=pb.SEQUENCE_FINISH_UNSPECIFIED)
+                    raise LateError(f"worker {self.address} ended the request at its deadline")
                 yield output
-        except _RefusedError as refusal:
-            over = True
-            raise refusal.error from None
         finally:
             del self._sequences[key]
             if not self._sequences:
                 self.idle.set()
-            if not over:
+            if not sequence.over:
                 cancel = pb.Cancel(request_id=work.request_id, attempt=work.attempt)
                 self._outgoing.put_nowait(pb.ConnectRequest(cancel=cancel))
 
@@ -203,6 +206,7 @@ class WorkerLink:
     def _went_down(self) -> bool:
         was_up, self.welcome = self.welcome is not None, None
         for sequence in self._sequences.values():
+            sequence.over = True
             sequence.inbox.fail(WorkerLostError(f"the stream to worker {self.address} broke", retry_after_ms=200))
         if was_up:
             self._on_change()
@@ -218,12 +222,15 @@ class WorkerLink:
             case "accepted":
                 taken = message.accepted
                 assert self.welcome is not None, "messages are dealt out only while connected"
-                if (sequence := self._find(taken.request_id, taken.choice, taken.attempt)) is not None:
+                sequence = self._find(taken.request_id, taken.choice, taken.attempt)
+                if sequence is not None and not sequence.accepted:
+                    sequence.accepted = True
                     sequence.inbox.put(Accepted(self.welcome.worker_id, taken.numerics_id))
             case "refused":
                 refused = message.refused
                 if (sequence := self._find(refused.request_id, refused.choice, refused.attempt)) is not None:
-                    sequence.inbox.fail(_RefusedError(error_of(refused, self.address)))
+                    sequence.over = True
+                    sequence.inbox.fail(error_of(refused, self.address))
 
     def _find(self, request_id: str, choice: int, attempt: int) -> _Sequence | None:
         """Ours, or None for one that was cancelled or belongs to an attempt that is over."""
@@ -233,21 +240,17 @@ class WorkerLink:
     def _deliver(self, output: pb.SequenceOutput) -> None:
         if (sequence := self._find(output.request_id, output.choice, output.attempt)) is None:
             return
+        if not sequence.accepted:
+            sequence.inbox.fail(WorkerFaultError(f"worker {self.address} sent tokens before it accepted the work"))
+            return
         if output.offset != sequence.next_offset:
             problem = f"worker {self.address} sent token {output.offset} where {sequence.next_offset} comes next"
             sequence.inbox.fail(WorkerFaultError(problem))
             return
         sequence.next_offset += len(output.ids)
+        sequence.over = output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED
         ids, logprobs = tuple(output.ids), tuple(output.logprobs)
         sequence.inbox.put(Tokens(output.offset, ids, logprobs, output.finish, output.cached_tokens))
-
-
-class _RefusedError(WireError):
-    """Carries the error that a worker ended a sequence with: nothing runs there that would need a cancel."""
-
-    def __init__(self, error: WireError) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 def error_of(refused: pb.Refused, address: str) -> WireError:
