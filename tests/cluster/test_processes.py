@@ -1,0 +1,132 @@
+"""Processes that must not outlive us: real ones, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+
+# A grandchild whose parent ends at once: an orphan. It prints its pid and sleeps.
+ORPHAN = "import os,time; pid=os.fork(); print(pid, flush=True) if pid else (os.close(1), time.sleep(600))"
+
+ADOPTER = f"""
+import subprocess, sys
+from shoal.cluster import processes
+processes.adopt_orphans()
+pid = int(subprocess.run([sys.executable, "-c", {ORPHAN!r}], stdout=subprocess.PIPE, text=True).stdout)
+print([p.pid for p in processes.descendants()] == [pid], processes.kill_descendants() == [pid], flush=True)
+print(processes.descendants(), flush=True)
+"""
+
+PARENT = '''
+import os, subprocess, sys, time
+child = """
+import sys, time
+from shoal.cluster.processes import die_with
+die_with(int(sys.argv[1]))
+print('up', flush=True)
+time.sleep(600)
+"""
+process = subprocess.Popen([sys.executable, "-c", child, str(os.getpid())], stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid, flush=True)
+time.sleep(600)
+'''
+
+INTERRUPTIBLE = """
+import sys, time
+from shoal.cluster.processes import Interrupted, interruptible
+with interruptible(lambda: print("hard", flush=True), patience=0.3):
+    try:
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except Interrupted as first:
+            print("first", first, flush=True)
+            time.sleep(60)
+    except Interrupted as second:
+        print("second", second, flush=True)
+        time.sleep(float(sys.argv[1]))
+"""
+
+
+def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A Python process with a pipe to read from."""
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """Its next line of output."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def becomes(holds: Callable[[], bool], within: float = 5.0) -> bool:
+    """Whether it holds before the time is up."""
+    give_up = time.monotonic() + within
+    while time.monotonic() < give_up:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ended."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_orphans_are_found_and_killed() -> None:
+    """A grandchild whose parent ended is still below us, and nothing is below us afterwards."""
+    process = start(ADOPTER)
+    assert line(process) == "True True"
+    assert line(process) == "[]"
+    assert process.wait(10) == 0
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    """SIGKILL of the parent, which can do nothing about it, ends the child too."""
+    parent = start(PARENT)
+    child = int(line(parent))
+    assert not gone(child)
+    parent.kill()
+    parent.communicate()
+    assert becomes(lambda: gone(child))
+
+
+def test_a_child_whose_parent_is_already_gone_ends_at_once() -> None:
+    """Between fork and prctl the parent may have died: then nobody would tell the child."""
+    code = f"from shoal.cluster.processes import die_with; die_with({os.getpid()} + 1); print('alive')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+
+
+def test_the_first_two_signals_interrupt() -> None:
+    """The first interrupts the work, the second the orderly stop."""
+    process = start(INTERRUPTIBLE, "0")
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGINT)
+    assert line(process) == "first SIGINT"
+    process.send_signal(signal.SIGTERM)
+    assert line(process) == "second SIGTERM"
+    assert process.wait(10) == 0
+
+
+def test_a_stop_that_hangs_after_the_second_signal_is_ended() -> None:
+    """Patience ends: the hard stop runs and the process goes, whatever the main thread does."""
+    process = start(INTERRUPTIBLE, "60")
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGTERM)
+    assert line(process) == "first SIGTERM"
+    process.send_signal(signal.SIGTERM)
+    assert line(process) == "second SIGTERM"
+    assert line(process) == "hard"
+    assert process.wait(10) == 128 + signal.SIGTERM
