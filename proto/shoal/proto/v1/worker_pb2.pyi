@@ -43,6 +43,38 @@ TOKEN_ROLE_GENERATED: TokenRole.ValueType  # 2
 """Sampled by the model earlier."""
 Global___TokenRole: _TypeAlias = TokenRole  # noqa: Y015
 
+class _GrammarKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GrammarKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrammarKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRAMMAR_KIND_UNSPECIFIED: _GrammarKind.ValueType  # 0
+    """Never sent."""
+    GRAMMAR_KIND_JSON_SCHEMA: _GrammarKind.ValueType  # 1
+    """A JSON Schema; whitespace between the values is bounded. A keyword that cannot be enforced is an error."""
+    GRAMMAR_KIND_JSON_SCHEMA_LENIENT: _GrammarKind.ValueType  # 2
+    """The same; keywords that cannot be enforced are ignored."""
+    GRAMMAR_KIND_REGEX: _GrammarKind.ValueType  # 3
+    """A regular expression that the whole text matches (syntax of Rust's regex, without anchors and look-around)."""
+    GRAMMAR_KIND_LARK: _GrammarKind.ValueType  # 4
+    """A context-free grammar as llguidance reads Lark's syntax; control tokens cannot be named."""
+
+class GrammarKind(_GrammarKind, metaclass=_GrammarKindEnumTypeWrapper):
+    """How the source of a grammar is written."""
+
+GRAMMAR_KIND_UNSPECIFIED: GrammarKind.ValueType  # 0
+"""Never sent."""
+GRAMMAR_KIND_JSON_SCHEMA: GrammarKind.ValueType  # 1
+"""A JSON Schema; whitespace between the values is bounded. A keyword that cannot be enforced is an error."""
+GRAMMAR_KIND_JSON_SCHEMA_LENIENT: GrammarKind.ValueType  # 2
+"""The same; keywords that cannot be enforced are ignored."""
+GRAMMAR_KIND_REGEX: GrammarKind.ValueType  # 3
+"""A regular expression that the whole text matches (syntax of Rust's regex, without anchors and look-around)."""
+GRAMMAR_KIND_LARK: GrammarKind.ValueType  # 4
+"""A context-free grammar as llguidance reads Lark's syntax; control tokens cannot be named."""
+Global___GrammarKind: _TypeAlias = GrammarKind  # noqa: Y015
+
 class _RefusalReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -419,27 +451,33 @@ Global___WorkerLimits: _TypeAlias = WorkerLimits  # noqa: Y015
 
 @_typing.final
 class Constraint(_message.Message):
-    """A grammar over bytes and token ids with budgets and forced transitions. The worker knows no chat format."""
+    """What a sequence may consist of: an automaton over bytes and token ids. The worker knows no chat format.
+
+    A state has text, then paths that lead on. Tokens that stand for bytes are text; control tokens stand for none and are
+    legal only where a path names them. A state with neither text nor paths is the end: the sequence stops there.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    KEY_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
-    key: _builtins.str
-    """Stable hash of everything below: compiled constraints are cached by it."""
+    BUDGETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConstraintState]:
-        """The automaton's states; generation starts in the first."""
+        """The states; generation starts in the first."""
+
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConstraintBudget]:
+        """Bounds on text, each shared by the states that name it."""
 
     def __init__(
         self,
         *,
-        key: _builtins.str = ...,
         states: _abc.Iterable[Global___ConstraintState] | None = ...,
+        budgets: _abc.Iterable[Global___ConstraintBudget] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,65 +489,170 @@ class ConstraintState(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class TransitionsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.int
-        value: _builtins.int
-        def __init__(
-            self,
-            *,
-            key: _builtins.int = ...,
-            value: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
+    ANY_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
-    GRAMMAR_KIND_FIELD_NUMBER: _builtins.int
-    TRANSITIONS_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
-    FORCED_IDS_FIELD_NUMBER: _builtins.int
-    FORCED_STATE_FIELD_NUMBER: _builtins.int
-    grammar: _builtins.str
-    """Language of the bytes allowed here; empty: any."""
-    grammar_kind: _builtins.str
-    """How `grammar` is written: "json_schema", "regex", "lark" or empty."""
     budget: _builtins.int
-    """Most tokens spent here; 0 unlimited."""
-    forced_state: _builtins.int
-    """State after the forced ids."""
+    """Which budget the tokens of the text count against, from 1; 0: none."""
     @_builtins.property
-    def transitions(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
-        """Control tokens allowed here and the state each leads to."""
+    def any(self) -> Global___AnyText:
+        """Any bytes."""
 
     @_builtins.property
-    def forced_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids emitted when the budget is spent, ending in `forced_state`."""
+    def grammar(self) -> Global___ConstraintGrammar:
+        """Bytes of a language: a path can begin when they are a whole word of it."""
+
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConstraintPath]:
+        """Ways on. While several fit what was generated, all are open; the first that is complete is taken. After text, a path
+        begins with an id.
+        """
 
     def __init__(
         self,
         *,
-        grammar: _builtins.str = ...,
-        grammar_kind: _builtins.str = ...,
-        transitions: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        any: Global___AnyText | None = ...,
+        grammar: Global___ConstraintGrammar | None = ...,
+        paths: _abc.Iterable[Global___ConstraintPath] | None = ...,
         budget: _builtins.int = ...,
-        forced_ids: _abc.Iterable[_builtins.int] | None = ...,
-        forced_state: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "grammar", b"grammar", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "budget", b"budget", "grammar", b"grammar", "paths", b"paths", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_text: _TypeAlias = _typing.Literal["any", "grammar"]  # noqa: Y015
+    _WhichOneofArgType_text: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_text) -> _WhichOneofReturnType_text | None: ...
+
+Global___ConstraintState: _TypeAlias = ConstraintState  # noqa: Y015
+
+@_typing.final
+class AnyText(_message.Message):
+    """Any bytes at all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "forced_ids", b"forced_ids", "forced_state", b"forced_state", "grammar", b"grammar", "grammar_kind", b"grammar_kind", "transitions", b"transitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ConstraintState: _TypeAlias = ConstraintState  # noqa: Y015
+Global___AnyText: _TypeAlias = AnyText  # noqa: Y015
+
+@_typing.final
+class ConstraintGrammar(_message.Message):
+    """A language of bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    kind: Global___GrammarKind.ValueType
+    """How it is written."""
+    source: _builtins.str
+    """The JSON Schema, expression or grammar itself."""
+    def __init__(
+        self,
+        *,
+        kind: Global___GrammarKind.ValueType = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConstraintGrammar: _TypeAlias = ConstraintGrammar  # noqa: Y015
+
+@_typing.final
+class ConstraintPath(_message.Message):
+    """A way from one state to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIECES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    state: _builtins.int
+    """The state it leads to, from 0."""
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConstraintPiece]:
+        """What is generated on the way, in order; at least one."""
+
+    def __init__(
+        self,
+        *,
+        pieces: _abc.Iterable[Global___ConstraintPiece] | None = ...,
+        state: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pieces", b"pieces", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConstraintPath: _TypeAlias = ConstraintPath  # noqa: Y015
+
+@_typing.final
+class ConstraintPiece(_message.Message):
+    """One step of a path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Exactly this token."""
+    text: _builtins.bytes
+    """Exactly these bytes, in any tokens that spell them."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        text: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "piece", b"piece", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "piece", b"piece", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_piece: _TypeAlias = _typing.Literal["id", "text"]  # noqa: Y015
+    _WhichOneofArgType_piece: _TypeAlias = _typing.Literal["piece", b"piece"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_piece) -> _WhichOneofReturnType_piece | None: ...
+
+Global___ConstraintPiece: _TypeAlias = ConstraintPiece  # noqa: Y015
+
+@_typing.final
+class ConstraintBudget(_message.Message):
+    """A bound on text. A path into a state whose budget is spent is closed while another is open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    THEN_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Most tokens of text."""
+    @_builtins.property
+    def then(self) -> Global___ConstraintPath:
+        """The only way on once they are spent, wherever in the text that is."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        then: Global___ConstraintPath | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["then", b"then"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["then", b"then", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConstraintBudget: _TypeAlias = ConstraintBudget  # noqa: Y015
 
 @_typing.final
 class Submit(_message.Message):
