@@ -177,14 +177,16 @@ async def test_remembers_a_session(
 async def test_history_that_the_model_wrote_is_marked(
     start_cluster: StartCluster, answering: Script, tokenizer: Tokenizer, redis_url: str
 ) -> None:
-    """A worker is told which tokens of the history were generated, and which were given."""
+    """A worker is told which tokens were generated, and where a later prompt may go on: after system and answers."""
     cluster = await start_cluster(answering, redis_url=redis_url)
     for text in ("a", "b"):
         await events_of(cluster.front.inference.Chat(user(text, session_id="s")))
     parts = cluster.worker.submits[1].prompt
 
-    assert [part.role for part in parts] == [pb.TOKEN_ROLE_GIVEN, pb.TOKEN_ROLE_GENERATED, pb.TOKEN_ROLE_GIVEN]
-    assert tokenizer.decode(parts[1].ids) == "<|channel|>final<|message|>4 é<|end|>"
+    given, generated = pb.TOKEN_ROLE_GIVEN, pb.TOKEN_ROLE_GENERATED
+    assert [part.role for part in parts] == [given, given, generated, given]
+    assert tokenizer.decode(parts[0].ids).endswith("for every message.<|end|>")
+    assert tokenizer.decode(parts[2].ids) == "<|channel|>final<|message|>4 é<|end|>"
 
 
 async def test_two_writers_of_one_turn(start_cluster: StartCluster, tokenizer: Tokenizer, redis_url: str) -> None:

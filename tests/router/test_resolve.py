@@ -9,7 +9,7 @@ import pytest
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.backend import ModelFacts
 from shoal.router.errors import FieldError, PromptTooLongError
-from shoal.router.resolve import checked_name, choice_seed, seed_of, worker_limits, worker_sampling
+from shoal.router.resolve import checked_name, seed_of, worker_limits, worker_sampling
 
 FACTS = ModelFacts(max_context=100, vocab_size=50, eos_token_ids=(7, 8))
 
@@ -111,15 +111,6 @@ def test_a_given_seed_is_kept_and_a_missing_one_is_drawn() -> None:
     """Zero is a seed; without one, two requests get different ones."""
     assert seed_of(api.Sampling(seed=0)) == 0
     assert seed_of(api.Sampling()) != seed_of(api.Sampling())
-
-
-def test_choices_have_different_fixed_seeds() -> None:
-    """The first choice has the request's seed, so asking for one more changes no other."""
-    seeds = [choice_seed(5, choice) for choice in range(4)]
-
-    assert seeds[0] == 5
-    assert len(set(seeds)) == 4
-    assert seeds == [choice_seed(5, choice) for choice in range(4)]
 
 
 @pytest.mark.parametrize("name", ["x" * 257, "a\nb", "a\x00"])

@@ -1,7 +1,7 @@
 """Raw generation: a prompt in, one or several continuations out, as events.
 
 The events are a function of the tokens alone: one `tokens` event per token, so that every cut of the stream is a
-place where it can go on.
+place where it can go on; text that was held back to the end comes in one more, without ids.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
@@ -19,7 +20,7 @@ from shoal.router.errors import FieldError
 from shoal.router.harmony.message import Run
 from shoal.router.metrics import Metrics
 from shoal.router.numbering import Numbering
-from shoal.router.resolve import choice_seed, seed_of, worker_limits, worker_sampling
+from shoal.router.resolve import seed_of, worker_limits, worker_sampling
 from shoal.router.stop_text import StopText
 from shoal.router.tokenizer import Detokenizer, Tokenizer
 
@@ -63,21 +64,19 @@ class Generator:
         seed = seed_of(request.sampling)
         sampling = worker_sampling(request.sampling, facts, logprobs=request.logprobs)
         limits = worker_limits(request.limits, len(prompt), facts, stop_ids=(), stop_bytes=True)
-        # A worker cancels by name, so each choice has its own: one that ends early must not end the others.
-        names = [call.work_id] if count == 1 else [f"{call.work_id}/{choice}" for choice in range(count)]
         return [
             Work(
-                request_id=name,
-                choice=choice,
+                request_id=call.work_id,
+                choice=choice,  # workers key the random numbers by it, so one seed serves all
                 prompt=(Run(tuple(prompt), generated=False),),
-                seed=choice_seed(seed, choice),
+                seed=seed,
                 sampling=sampling,
                 limits=limits,
                 deadline=call.deadline.unix,
                 cache_salt=call.cache_salt,
                 traceparent=call.traceparent,
             )
-            for choice, name in enumerate(names)
+            for choice in range(count)
         ]
 
     async def _prompt(self, request: api.GenerateRequest, facts: ModelFacts) -> list[int]:
@@ -131,17 +130,17 @@ class _Continuation:
         """The events of the worker's output, up to a stop text."""
         self._usage.cached_tokens = max(self._usage.cached_tokens, output.cached_tokens)
         events = []
-        for index, token in enumerate(output.ids):
+        for token, logprob in zip_longest(output.ids, output.logprobs[: len(output.ids)]):
             self._usage.output_tokens += 1
-            last = output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED and index == len(output.ids) - 1
             text = self._stop.push(self._detokenizer.push(token))
-            if last:
-                text += self._stop.push(self._detokenizer.finish()) + self._stop.finish()
-            delta = api.TokenDelta(ids=[token], text=text, logprobs=output.logprobs[index : index + 1])
-            events.append(self._event(tokens=delta))
+            logprobs = [] if logprob is None else [logprob]
+            events.append(self._event(tokens=api.TokenDelta(ids=[token], text=text, logprobs=logprobs)))
             if self._stop.reached:
                 return [*events, self._done(api.FINISH_REASON_STOP)]
         if output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED:
+            held = self._stop.push(self._detokenizer.finish()) + self._stop.finish()
+            if held:
+                events.append(self._event(tokens=api.TokenDelta(text=held)))
             events.append(self._done(FINISH[output.finish]))
         return events
 

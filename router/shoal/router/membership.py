@@ -38,7 +38,7 @@ def members_of(groups: Iterable[GroupEntry], fixed: Sequence[str], wanted_groups
 async def read_groups(client: redis.asyncio.Redis) -> list[GroupEntry]:
     """All records of the registry; unreadable ones are reported and left out. Raises redis.RedisError, OSError."""
     asked: Any = client.smembers(registry.GROUPS_KEY)
-    names = sorted(name.decode() for name in await asked)
+    names = sorted(name.decode(errors="replace") for name in await asked)
     pipeline: Any = client.pipeline(transaction=False)
     for name in names:
         pipeline.get(registry.group_key(name))

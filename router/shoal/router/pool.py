@@ -79,7 +79,7 @@ class WorkerPool:
         tried: set[str] = set()
         accepted = delivered = False
         while True:
-            link = self._choose(tried)
+            link = self._choose(work.request_id, tried)
             tried.add(link.address)
             try:
                 async with contextlib.aclosing(
@@ -107,8 +107,12 @@ class WorkerPool:
     def _untried(self, tried: set[str]) -> list[WorkerLink]:
         return [link for link in self.eligible() if link.address not in tried]
 
-    def _choose(self, tried: set[str]) -> WorkerLink:
-        chosen = choose([link.load for link in self._untried(tried)], self._turn)
+    def _choose(self, request_id: str, tried: set[str]) -> WorkerLink:
+        """The worker that has a sibling already (one prompt's choices share its KV), else the least loaded."""
+        untried = self._untried(tried)
+        if (siblings := next((link for link in untried if link.serves(request_id)), None)) is not None:
+            return siblings
+        chosen = choose([link.load for link in untried], self._turn)
         self._turn += 1
         if chosen is None:
             raise NoWorkerError("no worker is ready", retry_after_ms=_RETRY_AFTER_MS)

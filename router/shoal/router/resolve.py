@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import secrets
 
@@ -30,14 +29,6 @@ def checked_name(field: str, name: str) -> str:
 def seed_of(sampling: api.Sampling) -> int:
     """The given seed, or one drawn now: from here on the output is fixed."""
     return sampling.seed if sampling.HasField("seed") else secrets.randbits(63)
-
-
-def choice_seed(seed: int, choice: int) -> int:
-    """The seed of one of several continuations: the first has the request's own, which fixes all the others."""
-    if choice == 0:
-        return seed
-    digest = hashlib.sha256(b"shoal choice" + seed.to_bytes(8, "big") + choice.to_bytes(4, "big")).digest()
-    return int.from_bytes(digest[:8], "big")
 
 
 def worker_sampling(sampling: api.Sampling, facts: ModelFacts, *, logprobs: bool = False) -> pb.WorkerSampling:

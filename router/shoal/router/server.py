@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,9 +126,8 @@ class Router:
         self.metrics.workers.set_function(lambda: len(self.pool.eligible()))
         self.metrics.registry_age.set_function(lambda: self.membership.age)
         if self._redis is not None:
-            watching = self.membership.watch(self._redis, config.registry_poll)
-            self._tasks.append(asyncio.create_task(watching, name="membership"))
-        self._tasks.append(asyncio.create_task(self._report_health(), name="health"))
+            self._keep_running("membership", self.membership.watch(self._redis, config.registry_poll))
+        self._keep_running("health", self._report_health())
         await self._server.start()
         metrics = join_address(config.metrics_host, self._metrics_server.port) if self._metrics_server else ""
         listening = Listening(join_address(config.host, port), metrics, config.router_id, os.getpid())
@@ -148,6 +147,17 @@ class Router:
             await self._redis.aclose()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
+
+    def _keep_running(self, name: str, work: Coroutine[None, None, None]) -> None:
+        """In the background until the router stops; its end before that is a mistake of ours and is logged."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                _log.error("background_task_ended", task=name, problem=repr(task.exception()))
+
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(ended)
+        self._tasks.append(task)
 
     async def _report_health(self) -> None:
         """The process lives (""), can generate, can keep sessions."""

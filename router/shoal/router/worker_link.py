@@ -8,8 +8,8 @@ growing delay.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
+import traceback
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
@@ -76,6 +76,7 @@ class WorkerLink:
         self._settings = settings
         self._on_change = on_change
         self._sequences: dict[tuple[str, int], _Sequence] = {}
+        self._abandoned: dict[str, set[int]] = {}  # requests whose siblings still run -> attempts to cancel then
         self._outgoing: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
         self._reported, self._own_at_report, self._kv_used = 0, 0, 0.0
         self._task = asyncio.create_task(self._keep_connected(), name=f"worker {address}")
@@ -100,8 +101,7 @@ class WorkerLink:
     async def close(self) -> None:
         """Disconnect; requests still on it fail with WorkerLostError."""
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.gather(self._task, return_exceptions=True)
 
     async def submit(self, work: Work) -> AsyncGenerator[Accepted | Tokens, None]:
         """As `Backend.submit`, on this worker alone."""
@@ -132,11 +132,22 @@ class WorkerLink:
                 yield output
         finally:
             del self._sequences[key]
-            if not self._sequences:
-                self.idle.set()
-            if not sequence.over:
-                cancel = pb.Cancel(request_id=work.request_id, attempt=work.attempt)
+            self._let_go(work, sequence.over)
+
+    def serves(self, request_id: str) -> bool:
+        """Whether a choice of the request runs there."""
+        return any(name == request_id for name, _ in self._sequences)
+
+    def _let_go(self, work: Work, over: bool) -> None:
+        """A sequence left. A cancel ends all choices of its request, so it waits until no other one is wanted."""
+        if not over:
+            self._abandoned.setdefault(work.request_id, set()).add(work.attempt)
+        if not self.serves(work.request_id):
+            for attempt in self._abandoned.pop(work.request_id, ()):
+                cancel = pb.Cancel(request_id=work.request_id, attempt=attempt)
                 self._outgoing.put_nowait(pb.ConnectRequest(cancel=cancel))
+        if not self._sequences:
+            self.idle.set()
 
     async def _keep_connected(self) -> None:
         failures = 0
@@ -148,6 +159,8 @@ class WorkerLink:
                 problem = f"{error.code().name}: {error.details()}"
             except (WireError, TimeoutError) as error:
                 problem = str(error) or "no welcome in time"
+            except Exception:  # a mistake of ours must not cost the worker for good
+                problem = traceback.format_exc()
             finally:
                 was_up = self._went_down()
             failures = 1 if was_up else failures + 1
@@ -182,10 +195,14 @@ class WorkerLink:
         call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse],
         outgoing: asyncio.Queue[pb.ConnectRequest],
     ) -> None:
-        """Send what is submitted and cancelled. A failure shows in the reader too, which reports it."""
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        """Send what is submitted and cancelled. A stream that cannot be written to is ended; the reader reports it."""
+        try:
             while True:
                 await call.write(await outgoing.get())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass
+        finally:
+            call.cancel()
 
     def _came_up(self, first: pb.ConnectResponse | object) -> None:
         if not isinstance(first, pb.ConnectResponse) or first.WhichOneof("message") != "welcome":

@@ -87,7 +87,7 @@ def test_generated_messages_know_their_origin(renderer: Renderer, tokenizer: Tok
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=4), st.integers(0, 4), st.integers(0, 4)), max_size=5))
 def test_runs_hold_every_id_once_in_order(drawn: list[tuple[list[int], int, int]]) -> None:
-    """Cutting a prompt into runs loses nothing, and neighbours differ in origin."""
+    """Cutting a prompt into runs loses nothing, and without lasting messages neighbours differ in origin."""
     pieces = []
     for ids, a, b in drawn:
         first, last = sorted((min(a, len(ids)), min(b, len(ids))))

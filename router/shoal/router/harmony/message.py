@@ -20,6 +20,8 @@ class Rendered:
     ids: tuple[int, ...]
     first: int = 0
     last: int = 0
+    lasting: bool = False
+    """Later prompts are likely to begin with everything up to its end: workers keep what they need from there."""
 
     def __post_init__(self) -> None:
         assert 0 <= self.first <= self.last <= len(self.ids), (
@@ -42,7 +44,7 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive prompt tokens of one origin."""
+    """Consecutive prompt tokens of one origin, none of them behind the end of a lasting message."""
 
     ids: tuple[int, ...]
     generated: bool
@@ -71,18 +73,23 @@ def visible(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
 
 
 def runs_of(pieces: Iterable[Rendered]) -> tuple[Run, ...]:
-    """The pieces one after another, cut only where the origin changes.
+    """The pieces one after another, cut where the origin changes and where a lasting message ends.
 
     >>> runs_of([Rendered((1, 2)), Rendered((3, 4, 5), 1, 3), Rendered((6,))])
     (Run(ids=(1, 2, 3), generated=False), Run(ids=(4, 5), generated=True), Run(ids=(6,), generated=False))
+    >>> [run.ids for run in runs_of([Rendered((1,)), Rendered((2,), lasting=True), Rendered((3,))])]
+    [(1, 2), (3,)]
     """
     runs: list[tuple[list[int], bool]] = []
+    cut = True
     for piece in pieces:
         spans = ((0, piece.first, False), (piece.first, piece.last, True), (piece.last, len(piece.ids), False))
         for begin, stop, generated in spans:
             if begin == stop:
                 continue
-            if not runs or runs[-1][1] != generated:
+            if cut or runs[-1][1] != generated:
                 runs.append(([], generated))
             runs[-1][0].extend(piece.ids[begin:stop])
+            cut = False
+        cut = cut or piece.lasting
     return tuple(Run(tuple(ids), generated) for ids, generated in runs)

@@ -9,7 +9,7 @@ end itself or start another one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.message import ChatMessage, Effort, Rendered, visible
@@ -73,8 +73,9 @@ class Renderer:
 
     def prompt(self, settings: SystemSettings, messages: Sequence[ChatMessage]) -> list[Rendered]:
         """Everything the model reads before it answers."""
-        shown = [self.message(message) for message in visible(messages)]
-        return [self.system(settings), *shown, Rendered(self.opening)]
+        system = replace(self.system(settings), lasting=True)
+        shown = [replace(self.message(message), lasting=_lasts(message)) for message in visible(messages)]
+        return [system, *shown, Rendered(self.opening)]
 
     def _header_tail(self, message: ChatMessage) -> tuple[int, ...]:
         """What stands between the author and `<|message|>`."""
@@ -93,3 +94,8 @@ class Renderer:
         encode, control = self._tokenizer.encode, self._control
         head = (control.start, *encode(author), *tail, control.message)
         return Rendered((*head, *encode(content), control.end if last is None else last))
+
+
+def _lasts(message: ChatMessage) -> bool:
+    """Instructions are shared by conversations, and a conversation goes on from its answers."""
+    return message.role == "developer" or (message.role == "assistant" and message.channel == "final")
