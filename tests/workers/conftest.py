@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from shoal.cluster.checkpoint.make import make_checkpoint
+
+
+torch.set_num_threads(1)  # transformers' threads wait for each other by spinning: worse than useless on a busy machine
 
 
 @pytest.fixture(scope="session")

@@ -21,24 +21,34 @@ from tests.workers.engines import make_engine, random_tokens, run, sequence
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 SHAPES = [
-    PRESETS["tiny"],
-    Preset("odd", 3, 96, 160, 5, 6, 3, vocab_size=509, sliding_window=7, experts_per_token=2, swiglu_limit=3.0),
-    Preset("many-experts", 2, 128, 64, 32, 8, 1, vocab_size=300, sliding_window=16),
+    (PRESETS["tiny"], "hf"),
+    (Preset("odd", 3, 96, 160, 5, 6, 3, vocab_size=509, sliding_window=7, experts_per_token=2, swiglu_limit=3.0), "hf"),
+    (Preset("16-experts", 2, 128, 96, 16, 4, 4, vocab_size=313, sliding_window=16, experts_per_token=3), "original"),
+    (Preset("32-experts", 2, 128, 64, 32, 8, 1, vocab_size=300, sliding_window=16), "hf"),
+    (Preset("128-experts", 2, 64, 64, 128, 4, 2, vocab_size=401, sliding_window=20), "original"),
 ]
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=lambda preset: preset.name)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A checkpoint and transformers' model of it."""
+def reference(path: Path) -> Any:
+    """transformers' model of a checkpoint, in fp32."""
     from transformers import GptOssForCausalLM
     from transformers.utils.quantization_config import Mxfp4Config
 
-    path = make_checkpoint(tmp_path_factory.mktemp("oracle") / "model", request.param, seed=7)
     model = GptOssForCausalLM.from_pretrained(
         path, dtype=torch.float32, quantization_config=Mxfp4Config(dequantize=True), attn_implementation="eager"
     )
     model.train(False)
-    return path, model
+    return model
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: f"{shape[0].name}-{shape[1]}")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A checkpoint of either layout and transformers' model of the same weights."""
+    preset, layout = request.param
+    folder = tmp_path_factory.mktemp("oracle")
+    theirs = make_checkpoint(folder / "hf", preset, seed=7)
+    ours = theirs if layout == "hf" else make_checkpoint(folder / "ours", preset, seed=7, layout=layout)
+    return ours, reference(theirs)
 
 
 def logits_of(engine: Engine, tokens: list[int], chunks: list[int]) -> torch.Tensor:

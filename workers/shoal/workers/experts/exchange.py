@@ -23,6 +23,8 @@ class Handle:
     x_ep: Tensor  # [R, H] tokens for this rank's experts, by source rank, then in the source's order
     ids_ep: Tensor  # [R, k] int32 their experts, -1 where another rank serves the pair
     tokens_dp: int  # tokens this rank sent from
+    tokens_of_peer: tuple[int, ...]  # per rank: tokens sent to it
+    tokens_from_peer: tuple[int, ...]  # per rank: tokens received from it
     pairs_of_peer: tuple[Tensor, ...]  # per rank: flat (token, k) indices of this rank that it serves, int64
     rows_of_peer: tuple[int, ...]  # per rank: pairs that this rank serves for it
 
@@ -76,7 +78,7 @@ class LocalExchange:
         return Agreement(tokens_dp, tokens_dp, stopping)
 
     def dispatch(self, layer: int, x_dp: Tensor, ids_dp: Tensor) -> Handle:
-        return Handle(layer, x_dp, ids_dp, x_dp.shape[0], (), (ids_dp.numel(),))
+        return Handle(layer, x_dp, ids_dp, x_dp.shape[0], (), (), (), (ids_dp.numel(),))
 
     def combine(self, rows_ep: Tensor, handle: Handle) -> Tensor:
         return rows_ep.view(handle.tokens_dp, handle.ids_ep.shape[1], rows_ep.shape[1])

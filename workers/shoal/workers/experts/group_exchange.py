@@ -69,10 +69,18 @@ class GroupExchange:
         to_peer = [(serving[self.rank] == p).any(-1).nonzero().squeeze(-1) for p in range(self.size)]
         mine = [rank_of == self.rank for rank_of in serving]
         wanted = [m.any(-1) for m in mine]
-        received = self._all_to_all(layer, DISPATCH, [x_dp[t] for t in to_peer], [int(w.sum()) for w in wanted])
-        ids_ep = torch.cat([torch.where(m, ids, -1)[w] for m, ids, w in zip(mine, ids_global, wanted, strict=True)])
-        pairs = tuple((serving[self.rank].flatten() == p).nonzero().squeeze(-1) for p in range(self.size))
-        return Handle(layer, torch.cat(received), ids_ep, x_dp.shape[0], pairs, tuple(int(m.sum()) for m in mine))
+        from_peer = tuple(int(w.sum()) for w in wanted)
+        received = self._all_to_all(layer, DISPATCH, [x_dp[t] for t in to_peer], from_peer)
+        return Handle(
+            layer=layer,
+            x_ep=torch.cat(received),
+            ids_ep=torch.cat([torch.where(m, ids, -1)[w] for m, ids, w in zip(mine, ids_global, wanted, strict=True)]),
+            tokens_dp=x_dp.shape[0],
+            tokens_of_peer=tuple(t.numel() for t in to_peer),
+            tokens_from_peer=from_peer,
+            pairs_of_peer=tuple((serving[self.rank].flatten() == p).nonzero().squeeze(-1) for p in range(self.size)),
+            rows_of_peer=tuple(int(m.sum()) for m in mine),
+        )
 
     def combine(self, rows_ep: Tensor, handle: Handle) -> Tensor:
         assert rows_ep.shape[0] == sum(handle.rows_of_peer), f"{rows_ep.shape[0]} rows for {handle.rows_of_peer}"

@@ -1,0 +1,115 @@
+"""The record that every benchmark writes, and how paired runs become ratios."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One case. `ratio` is the median of paired ratios against `peer`; `spread` their quartiles."""
+
+    case: str
+    value: float
+    unit: str
+    peer: str | None = None
+    peer_value: float | None = None
+    ratio: float | None = None
+    spread: tuple[float, float] | None = None
+    goal: float | None = None
+    met: bool | None = None
+
+
+def paired(
+    case: str, unit: str, ours: Sequence[float], peer: str, theirs: Sequence[float], goal: float | None = None
+) -> Row:
+    """A row from runs taken in turn: ours[i] and theirs[i] saw the same machine. Larger is better."""
+    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+    ratio = statistics.median(ratios)
+    spread = (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4])
+    return Row(
+        case=case,
+        value=round(statistics.median(ours), 4),
+        unit=unit,
+        peer=peer,
+        peer_value=round(statistics.median(theirs), 4),
+        ratio=round(ratio, 3),
+        spread=(round(spread[0], 3), round(spread[1], 3)),
+        goal=goal,
+        met=None if goal is None else ratio >= goal,
+    )
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "gpu": None,
+        "driver": None,
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "triton": _version("triton"),
+        "ptxas": None,
+        "transformers": _version("transformers"),
+    }
+
+
+def write(name: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Path:
+    """Write `results/<name>.json` and print it as a table."""
+    record: dict[str, Any] = {
+        "name": name,
+        "commit": _commit(),
+        "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "machine": machine(),
+        "rows": [{k: v for k, v in asdict(row).items() if v is not None} for row in rows],
+    }
+    if notes:
+        record["notes"] = list(notes)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    for row in rows:
+        peer = "" if row.peer is None else f"   {row.peer}: {row.peer_value}   ratio {row.ratio} {row.spread}"
+        goal = "" if row.goal is None else f"   goal {row.goal}: {'met' if row.met else 'MISSED'}"
+        print(f"{row.case:44s} {row.value:>10} {row.unit}{peer}{goal}")
+    return path
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
