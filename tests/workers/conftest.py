@@ -9,7 +9,6 @@ import torch
 
 from shoal.cluster.checkpoint.make import make_checkpoint
 
-
 torch.set_num_threads(1)  # transformers' threads wait for each other by spinning: worse than useless on a busy machine
 
 

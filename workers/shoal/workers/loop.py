@@ -6,7 +6,9 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
 
 import structlog
 
@@ -15,14 +17,26 @@ from shoal.workers.engine.engine import Engine, Output
 from shoal.workers.engine.sequence import Sequence
 from shoal.workers.errors import ExchangeError, NotReadyError, StaleAttemptError
 from shoal.workers.experts.alarm import Alarm
-from shoal.workers.messages import kv_events_from, messages_from
+from shoal.workers.messages import kv_events_from, step_messages
 
 log = structlog.get_logger()
 
-Send = Callable[[str, pb.ConnectResponse], None]
-Broadcast = Callable[[pb.ConnectResponse], None]
 
 ATTEMPTS_REMEMBERED = 4096
+
+
+class Post(Protocol):
+    """How messages leave the worker. Called from the engine's thread; never waits."""
+
+    def send(self, stream: str, message: pb.ConnectResponse) -> None: ...
+
+    def hand_over(self, build: Callable[[], Mapping[str, pb.ConnectResponse]]) -> None:
+        """Build messages on the server's own thread, then send each to its stream."""
+        ...
+
+    def broadcast(self, message: pb.ConnectResponse) -> None:
+        """To every stream that asked for KV events."""
+        ...
 
 
 class EngineLoop:
@@ -31,13 +45,11 @@ class EngineLoop:
     Every sequence that `submit` took is answered: by tokens and a finish, or by one refusal.
     """
 
-    def __init__(self, engine: Engine, epoch: int, alarm: Alarm, send: Send, broadcast: Broadcast) -> None:
-        """`send` reaches one stream, `broadcast` those that asked for KV events."""
+    def __init__(self, engine: Engine, epoch: int, alarm: Alarm, post: Post) -> None:
         self.engine = engine
         self._epoch = epoch
         self._alarm = alarm
-        self._send = send
-        self._broadcast = broadcast
+        self._post = post
         self._inbox: queue.SimpleQueue[Sequence | pb.Cancel | str] = queue.SimpleQueue()
         self._gate = threading.Lock()  # a sequence is either refused or in the inbox before the loop's last look
         self._open = True
@@ -125,22 +137,21 @@ class EngineLoop:
                 self.engine.forget_stream(item)
         return ended + self.engine.expire(time.time())
 
-    def _publish(self, outputs: Iterable[Output], step: int) -> None:
-        """One message per router and step."""
+    def _publish(self, outputs: tuple[Output, ...], step: int) -> None:
+        """One message per router and step, built on the server's thread while the next step runs."""
         engine = self.engine
-        for stream, messages in messages_from(outputs).items():
-            news = pb.Step(
+        if outputs:
+            frame = pb.Step(
                 epoch=self._epoch,
                 step=step,
-                outputs=messages,
                 running=len(engine.running),
                 waiting=len(engine.waiting),
                 kv_used=1.0 - engine.kv.full.num_free / engine.kv.full.num_blocks,
             )
-            self._send(stream, pb.ConnectResponse(step=news))
+            self._post.hand_over(partial(step_messages, frame, outputs))
         events = kv_events_from(engine.kv)
         if events is not None:
-            self._broadcast(pb.ConnectResponse(kv_events=events))
+            self._post.broadcast(pb.ConnectResponse(kv_events=events))
 
     def _answer_all(self, why: str, reason: pb.RefusalReason.ValueType) -> None:
         """Close the gate and refuse everything that was taken."""
@@ -159,7 +170,7 @@ class EngineLoop:
                 reason=reason,
                 message=why,
             )
-            self._send(sequence.stream, pb.ConnectResponse(refused=refused))
+            self._post.send(sequence.stream, pb.ConnectResponse(refused=refused))
 
     def _check_attempt(self, sequence: Sequence) -> None:
         """Remember the newest attempt of each sequence; refuse one that is not newer."""

@@ -90,30 +90,33 @@ def kv_events_from(kv: KvManager) -> pb.KvEvents | None:
     return news if news.events else None
 
 
-def messages_from(outputs: Iterable[Output]) -> dict[str, list[pb.SequenceOutput]]:
-    """Group outputs by the stream they go to."""
-    by_stream: dict[str, list[pb.SequenceOutput]] = {}
+def step_messages(frame: pb.Step, outputs: Iterable[Output]) -> dict[str, pb.ConnectResponse]:
+    """What one step says to each router's stream: `frame` with the outputs of that stream."""
+    by_stream: dict[str, pb.ConnectResponse] = {}
     for output in outputs:
-        sequence, token = output.sequence, output.token
-        message = pb.SequenceOutput(
-            request_id=sequence.key.request_id,
-            attempt=sequence.attempt,
-            choice=sequence.key.choice,
-            offset=output.offset,
-            looping=output.looping,
-        )
-        if output.offset == sequence.start_offset:
-            message.cached_tokens = sequence.cached
-        for p in output.prompt:
-            message.prompt_logprobs.add(logprob=p.logprob, top=[pb.TopLogprob(id=i, logprob=q) for i, q in p.top])
-        if token is not None:
-            message.ids.append(token.id)
-            if token.logprob is not None:
-                message.logprobs.append(token.logprob)
-            if token.top:
-                top = [pb.TopLogprob(id=i, logprob=p) for i, p in token.top]
-                message.top_logprobs.append(pb.TopLogprobs(top=top))
-        if output.finish is not None:
-            message.finish = _FINISH[output.finish]
-        by_stream.setdefault(sequence.stream, []).append(message)
+        stream = output.sequence.stream
+        if stream not in by_stream:
+            by_stream[stream] = pb.ConnectResponse(step=frame)
+        _add_output(by_stream[stream].step.outputs.add(), output)
     return by_stream
+
+
+def _add_output(message: pb.SequenceOutput, output: Output) -> None:
+    sequence, token = output.sequence, output.token
+    message.request_id = sequence.key.request_id
+    message.attempt = sequence.attempt
+    message.choice = sequence.key.choice
+    message.offset = output.offset
+    message.looping = output.looping
+    if output.offset == sequence.start_offset:
+        message.cached_tokens = sequence.cached
+    for p in output.prompt:
+        message.prompt_logprobs.add(logprob=p.logprob, top=[pb.TopLogprob(id=i, logprob=q) for i, q in p.top])
+    if token is not None:
+        message.ids.append(token.id)
+        if token.logprob is not None:
+            message.logprobs.append(token.logprob)
+        if token.top:
+            message.top_logprobs.add(top=[pb.TopLogprob(id=i, logprob=p) for i, p in token.top])
+    if output.finish is not None:
+        message.finish = _FINISH[output.finish]

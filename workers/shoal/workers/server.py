@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import grpc
@@ -98,6 +98,14 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
     def send(self, stream: str, message: pb.ConnectResponse) -> None:
         """Queue a message for a router, from any thread. Unknown streams hear nothing."""
         self._loop.call_soon_threadsafe(self._deliver, stream, message)
+
+    def hand_over(self, build: Callable[[], Mapping[str, pb.ConnectResponse]]) -> None:
+        """Build messages on this server's thread and queue each for its stream, from any thread."""
+        self._loop.call_soon_threadsafe(self._build_and_deliver, build)
+
+    def _build_and_deliver(self, build: Callable[[], Mapping[str, pb.ConnectResponse]]) -> None:
+        for stream, message in build().items():
+            self._deliver(stream, message)
 
     def broadcast(self, message: pb.ConnectResponse) -> None:
         """Queue a message for every router that asked for KV events, from any thread."""

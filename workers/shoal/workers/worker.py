@@ -145,7 +145,7 @@ class Worker:
         self._engine.next_step = 0
         self._alarm.connect(spec.epoch, [m.address for m in spec.members if m.rank != rank])
         self._welcome.MergeFrom(pb.Welcome(rank=rank, ep_size=spec.size, epoch=spec.epoch))
-        self._loop = EngineLoop(self._engine, spec.epoch, self._alarm, self._server.send, self._server.broadcast)
+        self._loop = EngineLoop(self._engine, spec.epoch, self._alarm, self._server)
         self._loop.start()
         return JoinReport(
             rank=rank,

@@ -128,10 +128,14 @@ class Engine:
 
         Raises ExchangeError when a rank fails; nothing is committed then, and the engine needs a new exchange.
         """
-        plan = self._schedule()
-        agreed = self.exchange.agree(self.next_step, plan.num_tokens, stopping)
+        watch = self.model.stopwatch
+        with watch.phase("schedule"):
+            plan = self._schedule()
+        with watch.phase("agreement"):
+            agreed = self.exchange.agree(self.next_step, plan.num_tokens, stopping)
         results = self._runner.run(plan.work) if agreed.total_tokens else []
-        outputs = self._commit(results)
+        with watch.phase("commit"):
+            outputs = self._commit(results)
         return StepResult(self.next_step - 1, outputs, agreed.total_tokens == 0, agreed.stopping)
 
     def drop_all(self) -> list[Sequence]:

@@ -39,7 +39,9 @@ class Runner:
         The sequences are not changed, except that their keys and values are written to their blocks. With no work
         the rank still takes part in the exchange. Raises ExchangeError.
         """
-        logits = self.model.forward(build_input(work, self.model.kv.plan.block_size, self.model.target.device))
+        with self.model.stopwatch.phase("batch"):
+            step = build_input(work, self.model.kv.plan.block_size, self.model.target.device)
+        logits = self.model.forward(step)
         with self.model.stopwatch.phase("sampling"):
             rows = logits.cpu().numpy()
             results, start = [], 0
