@@ -6,6 +6,7 @@ WorkerError
 ├── OverloadedError    no room now (refused, try again)
 ├── StaleAttemptError  a newer attempt of the request was seen
 ├── NotReadyError      not in a group, or shutting down
+├── ConstraintError    a constraint leaves no token to choose, or costs more than it may
 └── ExchangeError      a rank died, hung, or sent what was not agreed; the step never happened
 """
 
@@ -34,6 +35,10 @@ class StaleAttemptError(WorkerError):
 
 class NotReadyError(WorkerError):
     """The worker does not serve now."""
+
+
+class ConstraintError(WorkerError):
+    """A sequence cannot go on under its constraint: a dead end of the grammar, or one of the bounds on its cost."""
 
 
 class ExchangeError(WorkerError):
