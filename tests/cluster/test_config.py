@@ -6,6 +6,7 @@ import os
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,11 @@ def test_the_example_file_is_the_defaults() -> None:
     text = EXAMPLE.read_text()
     listed = tomllib.loads("\n".join(line.removeprefix("# ") if " = " in line else line for line in text.splitlines()))
     settings = loaded()
-    made = {"cluster": settings.cluster(), "worker": settings.worker("m"), "router": settings.router(model_dir="m")}
+    made: dict[str, Any] = {
+        "cluster": settings.cluster(),
+        "worker": settings.worker("m"),
+        "router": settings.router(model_dir="m"),
+    }
     local = {"state_dir", "model_dir", "router_id"}  # differ from machine to machine
     for section, instance in made.items():
         for field in fields(instance):

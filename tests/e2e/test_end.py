@@ -1,0 +1,79 @@
+"""Deaths and ends: of a worker, of a cluster in order, at once, and by SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.e2e.served import Client, becomes, serving
+
+
+def test_a_killed_worker_is_a_status_and_a_stop_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """A stream through a dead rank ends with UNAVAILABLE at once, the cluster says that it cannot serve, and
+    `shoal stop` still ends it in order. Ray's own authentication is on, as it is by default."""
+    with serving(tiny_model, tmp_path / "state") as served:
+        client = Client(served.wait_until_ready())
+        victim = client.workers()[1].pid
+        call = client.generate(seed=1, tokens=4000)
+        next(event for event in call if event.WhichOneof("event") == "tokens")
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - killed < 5.0
+        assert becomes(lambda: served.shoal("status").returncode == 5, within=10.0)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(client.generate(seed=1, tokens=4, timeout=20.0))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        client.close()
+
+        served.look()
+        stopped = served.shoal("stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert served.process.wait(10) == 0, served.output()
+        assert served.leaves_nothing(within=5.0), served.left()
+        assert served.running() is None
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """With a request running, the first waits for it, the second does not."""
+    with serving(tiny_model, tmp_path / "state", RAY_AUTH_MODE="disabled") as served:
+        client = Client(served.wait_until_ready())
+        call = client.generate(seed=1, tokens=7000)
+        next(call)
+        served.process.send_signal(signal.SIGINT)
+        time.sleep(0.7)
+        assert served.process.poll() is None, "the first Ctrl-C waits for the request"
+        served.look()
+        begin = time.monotonic()
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(10) == 128 + signal.SIGINT, served.output()
+        assert time.monotonic() - begin < 8.0
+        assert served.leaves_nothing(within=5.0), served.left()
+        assert "Traceback" not in served.output()
+        client.close()
+
+
+def test_ctrl_c_while_starting_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """Half a cluster is stopped like a whole one."""
+    with serving(tiny_model, tmp_path / "state", RAY_AUTH_MODE="disabled") as served:
+        served.wait_until_it_says("preparing")
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(40) == 0, served.output()
+        assert served.leaves_nothing(within=5.0), served.left()
+        assert "Traceback" not in served.output()
+
+
+def test_sigkill_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """A process that is killed can do nothing, so the kernel ends what it started."""
+    with serving(tiny_model, tmp_path / "state", RAY_AUTH_MODE="disabled") as served:
+        served.wait_until_it_says("ready")
+        served.process.kill()
+        served.process.wait(10)
+        assert served.leaves_nothing(within=20.0), served.left()
