@@ -13,7 +13,7 @@ import pytest
 
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub, SessionServiceStub
 from shoal.router.config import RouterConfig
-from shoal.router.scripted_worker import Script, ScriptedWorker
+from shoal.router.fleet.scripted_worker import Script, ScriptedWorker
 from shoal.router.server import Listening, Router
 from shoal.router.tokenizer import Tokenizer
 from tests.router.byte_tokenizer import write_tokenizer

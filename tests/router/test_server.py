@@ -25,7 +25,7 @@ from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
-from shoal.router.scripted_worker import Action, Hang, Say, ScriptedWorker, doing, saying
+from shoal.router.fleet.scripted_worker import Action, Hang, Say, ScriptedWorker, doing, saying
 from shoal.router.server import INFERENCE, SESSIONS, Listening, Router, main, run
 from shoal.router.tokenizer import Tokenizer
 from tests.router.conftest import Front, StartCluster, StartRouter

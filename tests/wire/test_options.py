@@ -19,7 +19,7 @@ from shoal.wire.options import client_options
 
 _SERVER = """
 import asyncio, grpc.aio
-from shoal.router.scripted_worker import Hang, ScriptedWorker, doing
+from shoal.router.fleet.scripted_worker import Hang, ScriptedWorker, doing
 
 async def main():
     async with ScriptedWorker(doing(Hang())) as worker:

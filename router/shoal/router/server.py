@@ -31,21 +31,21 @@ from shoal.proto.v1.inference_pb2_grpc import (
 )
 from shoal.router import logs
 from shoal.router.admission import Admission
-from shoal.router.chat import Chat
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
-from shoal.router.generate import Generator
+from shoal.router.fleet.membership import Membership
+from shoal.router.fleet.pool import WorkerPool
+from shoal.router.fleet.worker_link import LinkSettings
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.render import Renderer
-from shoal.router.inference_service import InferenceService
-from shoal.router.membership import Membership
+from shoal.router.inference.chat import Chat
+from shoal.router.inference.generate import Generator
+from shoal.router.inference.service import InferenceService
 from shoal.router.metrics import Metrics, MetricsServer
-from shoal.router.pool import WorkerPool
-from shoal.router.redis_sessions import RedisSessions, connect
 from shoal.router.rim import Rim
-from shoal.router.session_service import SessionService
+from shoal.router.sessions.redis_store import RedisSessions, connect
+from shoal.router.sessions.service import SessionService
 from shoal.router.tokenizer import Tokenizer
-from shoal.router.worker_link import LinkSettings
 from shoal.wire.credentials import InsecureRefusedError, add_port, join_address, require_loopback_or
 from shoal.wire.options import server_options
 

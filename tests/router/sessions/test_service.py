@@ -7,7 +7,7 @@ import grpc.aio
 import pytest
 
 from shoal.proto.v1 import inference_pb2 as api
-from shoal.router.scripted_worker import saying
+from shoal.router.fleet.scripted_worker import saying
 from shoal.router.tokenizer import Tokenizer
 from tests.router.byte_tokenizer import ids_of
 from tests.router.conftest import Cluster, StartCluster, StartRouter

@@ -13,10 +13,10 @@ from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceServicer
 from shoal.router.admission import Admission
 from shoal.router.call import Call
-from shoal.router.chat import Chat
-from shoal.router.generate import Generator
+from shoal.router.inference.chat import Chat
+from shoal.router.inference.generate import Generator
+from shoal.router.inference.resolve import checked_name
 from shoal.router.metrics import Metrics
-from shoal.router.resolve import checked_name
 from shoal.router.tenant import tenant_of
 from shoal.wire.deadlines import deadline_of
 

@@ -12,7 +12,7 @@ import pytest
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.scripted_worker import Action, Break, Hang, Refuse, Say, doing, saying
+from shoal.router.fleet.scripted_worker import Action, Break, Hang, Refuse, Say, doing, saying
 from shoal.router.tokenizer import Tokenizer
 from tests.router.conftest import StartCluster
 from tests.router.talking import events_of, failed, trailing, until

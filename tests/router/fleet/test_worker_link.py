@@ -9,12 +9,12 @@ from contextlib import aclosing
 import pytest
 
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.backend import Accepted, Tokens, Work
 from shoal.router.errors import SlowReaderError, WorkerFaultError, WorkerLostError
+from shoal.router.fleet.backend import Accepted, Tokens, Work
+from shoal.router.fleet.inbox import Inbox
+from shoal.router.fleet.scripted_worker import Action, Hang, Say, ScriptedWorker, doing, saying
+from shoal.router.fleet.worker_link import LinkSettings, WorkerLink
 from shoal.router.harmony.message import Run
-from shoal.router.inbox import Inbox
-from shoal.router.scripted_worker import Action, Hang, Say, ScriptedWorker, doing, saying
-from shoal.router.worker_link import LinkSettings, WorkerLink
 from tests.router.talking import until
 
 SETTINGS = LinkSettings("r", "ours", max_unread_tokens=10, accept_seconds=1.0)

@@ -19,10 +19,10 @@ import structlog
 
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.worker_pb2_grpc import WorkerServiceStub
-from shoal.router.backend import Accepted, ModelFacts, Tokens, Work
 from shoal.router.errors import LateError, WireError, WorkerFaultError, WorkerLostError, WorkersBusyError
-from shoal.router.inbox import Inbox
-from shoal.router.policy import Load
+from shoal.router.fleet.backend import Accepted, ModelFacts, Tokens, Work
+from shoal.router.fleet.inbox import Inbox
+from shoal.router.fleet.policy import Load
 from shoal.wire.credentials import open_channel
 from shoal.wire.status import InvalidError
 

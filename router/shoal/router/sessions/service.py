@@ -6,10 +6,10 @@ import grpc.aio
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import SessionServiceServicer
-from shoal.router.conversation import to_message
 from shoal.router.errors import FieldError, SessionAbsentError, SessionsAwayError
-from shoal.router.resolve import checked_name
-from shoal.router.sessions import SessionInfo, SessionStore, StoredItem
+from shoal.router.inference.conversation import to_message
+from shoal.router.inference.resolve import checked_name
+from shoal.router.sessions.store import SessionInfo, SessionStore, StoredItem
 from shoal.router.tenant import tenant_of
 
 _PAGE = 100

@@ -14,14 +14,14 @@ from itertools import zip_longest
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.backend import Accepted, Backend, ModelFacts, Tokens, Work
 from shoal.router.call import Call
 from shoal.router.errors import FieldError
+from shoal.router.fleet.backend import Accepted, Backend, ModelFacts, Tokens, Work
 from shoal.router.harmony.message import Run
+from shoal.router.inference.numbering import Numbering
+from shoal.router.inference.resolve import seed_of, worker_limits, worker_sampling
+from shoal.router.inference.stop_text import StopText
 from shoal.router.metrics import Metrics
-from shoal.router.numbering import Numbering
-from shoal.router.resolve import seed_of, worker_limits, worker_sampling
-from shoal.router.stop_text import StopText
 from shoal.router.tokenizer import Detokenizer, Tokenizer
 
 FINISH = {

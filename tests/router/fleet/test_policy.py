@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.router.policy import CROWDED, Load, choose
+from shoal.router.fleet.policy import CROWDED, Load, choose
 
 _loads = st.builds(
     Load,

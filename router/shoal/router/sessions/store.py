@@ -1,4 +1,4 @@
-"""The seam between a router and where conversations are kept. `redis_sessions.py` is the real one."""
+"""The seam between a router and where conversations are kept. `redis_store.py` is the real one."""
 
 from __future__ import annotations
 

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.backend import Tokens
-from shoal.router.generate import FINISH
+from shoal.router.fleet.backend import Tokens
 from shoal.router.harmony import parse
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.header import Header
 from shoal.router.harmony.message import ChatMessage
 from shoal.router.harmony.render import Renderer
-from shoal.router.numbering import Numbering
-from shoal.router.stop_text import StopText
+from shoal.router.inference.generate import FINISH
+from shoal.router.inference.numbering import Numbering
+from shoal.router.inference.stop_text import StopText
 from shoal.router.tokenizer import Tokenizer
 
 _FUNCTIONS = "functions."

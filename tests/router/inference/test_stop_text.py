@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.router.stop_text import StopText
+from shoal.router.inference.stop_text import StopText
 
 _letters = st.text(alphabet="abc", max_size=20)
 

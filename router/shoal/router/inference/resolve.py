@@ -7,8 +7,8 @@ import secrets
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.backend import ModelFacts
 from shoal.router.errors import FieldError, PromptTooLongError
+from shoal.router.fleet.backend import ModelFacts
 
 MOST_STOPS = 16
 LONGEST_STOP = 1024

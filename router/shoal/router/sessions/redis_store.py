@@ -25,7 +25,7 @@ from redis.backoff import ExponentialBackoff
 
 from shoal.router.errors import FieldError, SessionsAwayError, TurnConflictError
 from shoal.router.harmony.message import ChatMessage, Rendered
-from shoal.router.sessions import Session, SessionInfo, StoredItem, Turn
+from shoal.router.sessions.store import Session, SessionInfo, StoredItem, Turn
 
 _RETRY_AFTER_MS = 1_000
 

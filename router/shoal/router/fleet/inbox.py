@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from shoal.router.backend import Accepted, Tokens
 from shoal.router.errors import SlowReaderError, WireError
+from shoal.router.fleet.backend import Accepted, Tokens
 
 
 class Inbox:

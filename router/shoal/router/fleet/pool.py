@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 
-from shoal.router.backend import Accepted, ModelFacts, Tokens, Work
 from shoal.router.errors import NoWorkerError, WorkerLostError, WorkersBusyError
-from shoal.router.policy import choose
-from shoal.router.worker_link import LinkSettings, WorkerLink
+from shoal.router.fleet.backend import Accepted, ModelFacts, Tokens, Work
+from shoal.router.fleet.policy import choose
+from shoal.router.fleet.worker_link import LinkSettings, WorkerLink
 
 _MAX_TRIES = 3
 _RETRY_AFTER_MS = 500

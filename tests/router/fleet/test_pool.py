@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.backend import Accepted, Tokens, Work
 from shoal.router.errors import NoWorkerError, WorkerLostError, WorkersBusyError
+from shoal.router.fleet.backend import Accepted, Tokens, Work
+from shoal.router.fleet.pool import Member, WorkerPool
+from shoal.router.fleet.scripted_worker import Action, Break, Hang, Refuse, Say, ScriptedWorker, doing, saying
+from shoal.router.fleet.worker_link import LinkSettings
 from shoal.router.harmony.message import Run
-from shoal.router.pool import Member, WorkerPool
-from shoal.router.scripted_worker import Action, Break, Hang, Refuse, Say, ScriptedWorker, doing, saying
-from shoal.router.worker_link import LinkSettings
 from tests.router.talking import until
 
 

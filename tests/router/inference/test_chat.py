@@ -12,7 +12,7 @@ import pytest
 from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.scripted_worker import Action, Hang, Say, Script, ScriptedWorker, saying
+from shoal.router.fleet.scripted_worker import Action, Hang, Say, Script, ScriptedWorker, saying
 from shoal.router.tokenizer import Tokenizer
 from tests.router.byte_tokenizer import ids_of
 from tests.router.conftest import StartCluster, StartRouter

@@ -12,7 +12,7 @@ from typing import Any
 import redis.asyncio
 import structlog
 
-from shoal.router.pool import Member
+from shoal.router.fleet.pool import Member
 from shoal.wire import registry
 from shoal.wire.registry import GroupEntry
 

@@ -10,8 +10,8 @@ import redis.asyncio
 
 from shoal.router.errors import FieldError, SessionsAwayError, TurnConflictError
 from shoal.router.harmony.message import ChatMessage, Rendered
-from shoal.router.redis_sessions import RedisSessions, connect, index_key, session_key
-from shoal.router.sessions import Turn
+from shoal.router.sessions.redis_store import RedisSessions, connect, index_key, session_key
+from shoal.router.sessions.store import Turn
 
 HELLO = ChatMessage("user", "hé 🙂", rendered=Rendered((1, 2, 3)))
 CALL = ChatMessage(

@@ -7,9 +7,9 @@ import math
 import pytest
 
 from shoal.proto.v1 import inference_pb2 as api
-from shoal.router.backend import ModelFacts
 from shoal.router.errors import FieldError, PromptTooLongError
-from shoal.router.resolve import checked_name, seed_of, worker_limits, worker_sampling
+from shoal.router.fleet.backend import ModelFacts
+from shoal.router.inference.resolve import checked_name, seed_of, worker_limits, worker_sampling
 
 FACTS = ModelFacts(max_context=100, vocab_size=50, eos_token_ids=(7, 8))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import redis
 
 from shoal.cluster.embedded_redis import EmbeddedRedis
-from shoal.router.membership import Membership, members_of
-from shoal.router.pool import Member
-from shoal.router.redis_sessions import connect
+from shoal.router.fleet.membership import Membership, members_of
+from shoal.router.fleet.pool import Member
+from shoal.router.sessions.redis_store import connect
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, WorkerEntry, encode, group_key
 from tests.router.talking import until
 

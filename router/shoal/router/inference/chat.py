@@ -11,18 +11,18 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from shoal.proto.v1 import inference_pb2 as api
-from shoal.router.backend import Accepted, Backend, Work
 from shoal.router.call import Call
-from shoal.router.conversation import effort_of, identity_of, read_messages, spoken
 from shoal.router.errors import FieldError, SessionsAwayError, TurnConflictError
+from shoal.router.fleet.backend import Accepted, Backend, Work
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.message import ChatMessage, Rendered, runs_of
 from shoal.router.harmony.render import Renderer, SystemSettings
+from shoal.router.inference.conversation import effort_of, identity_of, read_messages, spoken
+from shoal.router.inference.resolve import checked_name, seed_of, worker_limits, worker_sampling
+from shoal.router.inference.turn import TurnReader
 from shoal.router.metrics import Metrics
-from shoal.router.resolve import checked_name, seed_of, worker_limits, worker_sampling
-from shoal.router.sessions import Session, SessionStore, Turn
+from shoal.router.sessions.store import Session, SessionStore, Turn
 from shoal.router.tokenizer import Tokenizer
-from shoal.router.turn import TurnReader
 
 _LONG_PROMPT = 16_384  # characters; longer ones are rendered off the event loop
 

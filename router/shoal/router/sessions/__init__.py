@@ -1,0 +1,1 @@
+"""Conversations kept between turns: the seam, Redis behind it, and the calls that show them."""
