@@ -98,21 +98,21 @@ class Served:
             return
         self._seen |= {process.pid: process for process in below}
 
-    def left(self) -> list[str]:
-        """Command lines of processes that were once below it and still live."""
+    def left(self, besides: str = "") -> list[str]:
+        """Command lines, without the word `besides`, of processes that were once below it and still live."""
         alive = []
         for process in self._seen.values():
             try:
                 if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                    alive.append(" ".join(process.cmdline())[:100])
+                    alive.append(" ".join(process.cmdline()).strip()[:100])
             except psutil.NoSuchProcess:
                 continue
-        return alive
+        return [line for line in alive if not besides or besides not in line]
 
-    def leaves_nothing(self, within: float) -> bool:
+    def leaves_nothing(self, within: float, besides: str = "") -> bool:
         """Whether all processes that were ever seen below it are gone in time."""
         assert len(self._seen) > 5, f"a cluster has more processes than {self._seen}"
-        return becomes(lambda: not self.left(), within)
+        return becomes(lambda: not self.left(besides), within)
 
     def kill(self) -> None:
         """End it whatever happened, for the end of a test that failed."""

@@ -100,7 +100,7 @@ def converse(running: RunFile, max_tokens: int, console: Console) -> None:
                 sampling=pb.Sampling(seed=7),
                 limits=pb.Limits(max_tokens=max_tokens),
             )
-            turn = show(client.chat(request, TIMEOUT), console)
+            turn = show(client.chat(request, TIMEOUT), console, warnings=False)
             report(turn, console)
             stored = client.session(session_id)
             console.print(
@@ -122,6 +122,9 @@ def report(turn: Turn, console: Console) -> None:
         f"[dim]{usage.input_tokens} tokens in, {usage.output_tokens} out on {turn.started.worker}; first token after "
         f"{turn.first_token * 1000:.0f} ms, then {turn.tokens_per_second:.0f} tokens/s[/]"
     )
+    if turn.warnings:
+        odd = ", ".join(f"{count} × {code}" for code, count in Counter(turn.warnings).items())
+        console.print(f"[dim]noise breaks the chat format; the router repaired {odd}[/]")
 
 
 def experts(workers: list[dict[str, Any]], console: Console) -> None:

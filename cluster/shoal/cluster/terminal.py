@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
@@ -31,6 +31,8 @@ class Turn:
     reasoning: str = ""
     started: pb.Started | None = None
     done: pb.Done | None = None
+    warnings: list[str] = field(default_factory=list)
+    """Codes of what was odd and was repaired."""
     first_token: float | None = None
     seconds: float = 0.0
 
@@ -43,8 +45,8 @@ class Turn:
         return (tokens - 1) / (self.seconds - self.first_token)
 
 
-def show(events: Iterable[pb.ChatResponse], console: Console) -> Turn:
-    """Print a turn as it comes. CallError of the stream passes through, after a line end."""
+def show(events: Iterable[pb.ChatResponse], console: Console, warnings: bool = True) -> Turn:
+    """Print a turn as it comes, its warnings too unless told not to. CallError passes through, after a line end."""
     turn = Turn()
     begin = time.monotonic()
     try:
@@ -64,7 +66,10 @@ def show(events: Iterable[pb.ChatResponse], console: Console) -> Turn:
                 case "tool_call":
                     _write(console, event.tool_call.name + event.tool_call.arguments, style="cyan")
                 case "warning":
-                    console.print(f"\n[{event.warning.code}] {event.warning.message}", style="yellow", markup=False)
+                    turn.warnings.append(event.warning.code)
+                    if warnings:
+                        console.print(f"\n[{event.warning.code}] {event.warning.message}", style="yellow", markup=False)
+                    continue
                 case "done":
                     turn.done = event.done
                 case "error":
