@@ -226,7 +226,7 @@ async def test_the_process_serves_logs_and_drains(tmp_path: Path, model_dir: Pat
     assert json.loads(ready.read_text()) == printed
     async with grpc.aio.insecure_channel(printed["address"]) as channel:
         stub: Any = InferenceServiceStub(channel)
-        call = aiter(stub.Chat(user("topsecret")))
+        call = aiter(stub.Chat(user("topsecret", request_id="mine")))
         assert (await anext(call)).HasField("started")
         process.send_signal(signal.SIGTERM)
         events = [event async for event in call]
@@ -240,6 +240,7 @@ async def test_the_process_serves_logs_and_drains(tmp_path: Path, model_dir: Pat
         line["event"] for line in lines
     }
     assert {line["router"] for line in lines} == {"r7"}
+    assert [line["request"] for line in lines if line["event"] == "request_ended"] == ["mine"]
     assert b"topsecret" not in logged
     assert b"hello" not in logged
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -9,6 +10,17 @@ from dataclasses import dataclass, field
 
 from shoal.router.tenant import cache_salt
 from shoal.wire.deadlines import Deadline
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def traceparent_of(header: str | bytes | None) -> str:
+    """A W3C traceparent as it was sent, empty when it is none.
+
+    >>> traceparent_of("00-" + "a" * 32 + "-" + "b" * 16 + "-01")[:6], traceparent_of("anything")
+    ('00-aaa', '')
+    """
+    return header if isinstance(header, str) and _TRACEPARENT.fullmatch(header) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc.aio
+import structlog
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceServicer
 from shoal.router.admission import Admission
-from shoal.router.call import Call
+from shoal.router.call import Call, traceparent_of
 from shoal.router.inference.chat import Chat
 from shoal.router.inference.generate import Generator
 from shoal.router.inference.resolve import checked_name
@@ -54,12 +55,14 @@ class InferenceService(InferenceServiceServicer):
 
     def _call(self, request_id: str, context: _Context) -> Call:
         metadata = dict(context.invocation_metadata() or ())
-        return Call(
+        call = Call(
             tenant=tenant_of(context),
             deadline=deadline_of(context, self.max_request_seconds),
             request_id=checked_name("request_id", request_id),
-            traceparent=str(metadata.get("traceparent", "")),
+            traceparent=traceparent_of(metadata.get("traceparent")),
         )
+        structlog.contextvars.bind_contextvars(request=call.request_id, work=call.work_id)  # ends with the call's task
+        return call
 
     async def _admitted(self, events: Callable[[], AsyncGenerator[_Event, None]]) -> AsyncGenerator[_Event, None]:
         """The events, once there is room."""
