@@ -151,7 +151,7 @@ def test_kv_events_come_to_those_who_ask(pair: Group) -> None:
         (lambda m: setattr(m.limits, "max_tokens", 0), "max_tokens"),
         (lambda m: m.limits.stop_bytes.append(b""), "stop_bytes"),
         (lambda m: setattr(m, "adapter_id", "x"), "adapter"),
-        (lambda m: m.constraint.states.add(), "constrained"),
+        (lambda m: m.constraint.states.add(), "constraint"),
     ],
 )
 def test_wrong_requests_are_refused_by_name(pair: Group, change: object, words: str) -> None:

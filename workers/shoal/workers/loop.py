@@ -14,7 +14,7 @@ import structlog
 
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.engine.engine import Engine, Output
-from shoal.workers.engine.sequence import Sequence
+from shoal.workers.engine.sequence import Finish, Sequence
 from shoal.workers.errors import ExchangeError, NotReadyError, StaleAttemptError
 from shoal.workers.experts.alarm import Alarm
 from shoal.workers.messages import kv_events_from, step_messages
@@ -149,6 +149,9 @@ class EngineLoop:
                 kv_used=1.0 - engine.kv.full.num_free / engine.kv.full.num_blocks,
             )
             self._post.hand_over(partial(step_messages, frame, outputs))
+        for output in outputs:
+            if output.finish is Finish.DEAD_END:
+                self._refuse(output.sequence, pb.REFUSAL_REASON_INVALID, output.why)
         events = kv_events_from(engine.kv)
         if events is not None:
             self._post.broadcast(pb.ConnectResponse(kv_events=events))
@@ -163,14 +166,17 @@ class EngineLoop:
             if isinstance(item, Sequence):
                 left.append(item)
         for sequence in left:
-            refused = pb.Refused(
-                request_id=sequence.key.request_id,
-                attempt=sequence.attempt,
-                choice=sequence.key.choice,
-                reason=reason,
-                message=why,
-            )
-            self._post.send(sequence.stream, pb.ConnectResponse(refused=refused))
+            self._refuse(sequence, reason, why)
+
+    def _refuse(self, sequence: Sequence, reason: pb.RefusalReason.ValueType, why: str) -> None:
+        refused = pb.Refused(
+            request_id=sequence.key.request_id,
+            attempt=sequence.attempt,
+            choice=sequence.key.choice,
+            reason=reason,
+            message=why,
+        )
+        self._post.send(sequence.stream, pb.ConnectResponse(refused=refused))
 
     def _check_attempt(self, sequence: Sequence) -> None:
         """Remember the newest attempt of each sequence; refuse one that is not newer."""

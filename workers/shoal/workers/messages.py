@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from shoal.proto.v1 import worker_pb2 as pb
+from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.engine.engine import Output
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey, StopParams
 from shoal.workers.errors import RequestError
@@ -22,8 +23,16 @@ _FINISH = {
 }
 
 
-def sequence_from(submit: pb.Submit, vocab_size: int, stream: str) -> Sequence:
-    """Check a submit and make its sequence. Raises RequestError naming the field that is wrong."""
+def generated_in(submit: pb.Submit) -> list[int]:
+    """The tokens of this choice that earlier attempts generated: the end of the prompt."""
+    tokens = [int(token) for part in submit.prompt for token in part.ids]
+    return tokens[max(0, len(tokens) - submit.start_offset) :]
+
+
+def sequence_from(submit: pb.Submit, vocab_size: int, stream: str, constraint: Cursor | None = None) -> Sequence:
+    """Check a submit and make its sequence; `constraint` is its compiled one, after the tokens generated already.
+    Raises RequestError naming the field that is wrong."""
+    assert submit.HasField("constraint") == (constraint is not None), "a constraint is compiled before the sequence"
     if not submit.request_id:
         raise RequestError("request_id is empty")
     tokens = [int(token) for part in submit.prompt for token in part.ids]
@@ -37,8 +46,6 @@ def sequence_from(submit: pb.Submit, vocab_size: int, stream: str) -> Sequence:
                       ("sampling.logit_bias", submit.sampling.logit_bias)):  # fmt: skip
         if ids and max(ids) >= vocab_size:
             raise RequestError(f"{name} has token {max(ids)}, the vocabulary ends at {vocab_size - 1}")
-    if submit.HasField("constraint"):
-        raise RequestError("this worker has no constrained generation")
     if submit.adapter_id:
         raise RequestError(f"adapter {submit.adapter_id!r} is not loaded")
     s, stop = submit.sampling, submit.limits
@@ -74,6 +81,7 @@ def sequence_from(submit: pb.Submit, vocab_size: int, stream: str) -> Sequence:
         salt=submit.cache_salt,
         marks=tuple(accumulate(len(part.ids) for part in submit.prompt)),
         prompt_logprobs=s.prompt_logprobs,
+        constraint=constraint,
         priority=submit.priority,
         deadline=submit.deadline,
     )
@@ -118,5 +126,5 @@ def _add_output(message: pb.SequenceOutput, output: Output) -> None:
             message.logprobs.append(token.logprob)
         if token.top:
             message.top_logprobs.add(top=[pb.TopLogprob(id=i, logprob=p) for i, p in token.top])
-    if output.finish is not None:
+    if output.finish is not None and output.finish is not Finish.DEAD_END:  # that is told as a refusal
         message.finish = _FINISH[output.finish]

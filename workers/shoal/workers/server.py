@@ -10,7 +10,9 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -21,6 +23,8 @@ from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1 import worker_pb2_grpc
 from shoal.wire.credentials import add_port, join_address
 from shoal.wire.options import server_options
+from shoal.workers.compiling import Compiling
+from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.errors import NotReadyError, OverloadedError, RequestError, StaleAttemptError, WorkerError
 
 log = structlog.get_logger()
@@ -30,10 +34,12 @@ RETRY_AFTER_MS = 200
 
 
 class Service(Protocol):
-    """What the server needs from the worker. Called on the server's event loop, so nothing here may block."""
+    """What the server needs from the worker. Called on the server's event loop, so nothing but `begin_constraint` may
+    block."""
 
+    def begin_constraint(self, constraint: pb.Constraint, generated: Sequence[int]) -> Cursor: ...
     def welcome(self) -> pb.Welcome: ...
-    def submit(self, submit: pb.Submit, stream: str) -> pb.Accepted: ...
+    def submit(self, submit: pb.Submit, stream: str, constraint: Cursor | None) -> pb.Accepted: ...
     def cancel(self, cancel: pb.Cancel) -> None: ...
     def hang_up(self, stream: str) -> None: ...
     def woken(self, epoch: int, step: int) -> bool: ...
@@ -78,6 +84,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker-grpc", daemon=True)
         self._server: grpc.aio.Server | None = None
+        self._compilers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile")
         self.address = ""
 
     def start(self) -> None:
@@ -90,6 +97,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         if self._server is not None:
             asyncio.run_coroutine_threadsafe(self._server.stop(0.5), self._loop).result(timeout=30)
             self._server = None
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)
@@ -136,7 +144,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         """One router's stream, until either end goes."""
         stream = f"stream-{next(self._numbers)}"
         outbox = self._outboxes[stream] = Outbox(self._outbox_limit)
-        reader = asyncio.create_task(self._read(stream, outbox, request_iterator))
+        compiling = Compiling(self._service, self._compilers)
+        reader = asyncio.create_task(self._read(stream, outbox, compiling, request_iterator))
         reader.add_done_callback(lambda task: task.cancelled() or task.exception())
         outbox_message = asyncio.create_task(outbox.get())
         try:
@@ -153,6 +162,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
                     return
         finally:
             reader.cancel()
+            compiling.stop()
             outbox_message.cancel()
             del self._outboxes[stream]
             self._service.hang_up(stream)
@@ -169,36 +179,54 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         """A peer begins a step."""
         return pb.WakeResponse(joined=self._service.woken(request.epoch, request.step))
 
-    async def _read(self, stream: str, outbox: Outbox, requests: AsyncIterator[pb.ConnectRequest]) -> None:
+    async def _read(
+        self, stream: str, outbox: Outbox, compiling: Compiling, requests: AsyncIterator[pb.ConnectRequest]
+    ) -> None:
         async for request in requests:
             kind = request.WhichOneof("message")
             if kind == "hello":
                 outbox.wants_kv_events = request.hello.kv_events
                 outbox.put(pb.ConnectResponse(welcome=self._service.welcome()))
+            elif kind == "submit" and request.submit.HasField("constraint"):
+                compiling.begin(request.submit, partial(self._compiled, request.submit, stream, outbox))
             elif kind == "submit":
                 outbox.put(self._submit(request.submit, stream))
             elif kind == "cancel":
+                compiling.cancel(request.cancel)
                 self._service.cancel(request.cancel)
 
-    def _submit(self, submit: pb.Submit, stream: str) -> pb.ConnectResponse:
+    def _submit(self, submit: pb.Submit, stream: str, constraint: Cursor | None = None) -> pb.ConnectResponse:
         """The answer precedes every token: both go through the loop in this order."""
         try:
-            return pb.ConnectResponse(accepted=self._service.submit(submit, stream))
-        except WorkerError as error:
-            reason, message = refusal_of(error), str(error)
-        except Exception:  # a bug must not end the other requests of this router
-            log.exception("a submit failed", request=submit.request_id)
-            reason, message = pb.REFUSAL_REASON_INTERNAL, "the worker failed to take the request"
-        return pb.ConnectResponse(
-            refused=pb.Refused(
-                request_id=submit.request_id,
-                attempt=submit.attempt,
-                choice=submit.choice,
-                reason=reason,
-                message=message,
-                retry_after_ms=RETRY_AFTER_MS if reason == pb.REFUSAL_REASON_OVERLOADED else 0,
-            )
+            return pb.ConnectResponse(accepted=self._service.submit(submit, stream, constraint))
+        except Exception as error:
+            return refusal(submit, error)
+
+    def _compiled(self, submit: pb.Submit, stream: str, outbox: Outbox, cursor: Cursor | Exception) -> None:
+        """A submit's constraint is ready, or cannot be made."""
+        if isinstance(cursor, Exception):
+            outbox.put(refusal(submit, cursor))
+        else:
+            outbox.put(self._submit(submit, stream, cursor))
+
+
+def refusal(submit: pb.Submit, error: Exception) -> pb.ConnectResponse:
+    """What a router is told instead of `Accepted`. A bug must not end the other requests of this router."""
+    if isinstance(error, WorkerError):
+        reason, message = refusal_of(error), str(error)
+    else:
+        log.error("a submit failed", request=submit.request_id, exc_info=error)
+        reason, message = pb.REFUSAL_REASON_INTERNAL, "the worker failed to take the request"
+    return pb.ConnectResponse(
+        refused=pb.Refused(
+            request_id=submit.request_id,
+            attempt=submit.attempt,
+            choice=submit.choice,
+            reason=reason,
+            message=message,
+            retry_after_ms=RETRY_AFTER_MS if reason == pb.REFUSAL_REASON_OVERLOADED else 0,
         )
+    )
 
 
 def refusal_of(error: WorkerError) -> pb.RefusalReason.ValueType:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from shoal.kernels import target as targets
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from shoal.workers.config import WorkerConfig
+from shoal.workers.constraint.compiler import ConstraintCompiler
+from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.engine.engine import Engine, EngineLimits
 from shoal.workers.engine.scheduler import Limits
 from shoal.workers.errors import NotReadyError
@@ -58,6 +61,7 @@ class Worker:
         self._checkpoint: Checkpoint | None = None
         self._engine: Engine | None = None
         self._loop: EngineLoop | None = None
+        self._constraints: ConstraintCompiler | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -95,6 +99,7 @@ class Worker:
         )
         manager = KvManager(plan.num_full, plan.num_sliding, plan.block_size, window, caching=config.prefix_cache)
         self._checkpoint = checkpoint
+        self._constraints = ConstraintCompiler(token_bytes)
         self._engine = Engine(model, LocalExchange(), manager, limits, token_bytes)
         self._server.start()
         numerics_id = self._numerics_id(checkpoint)
@@ -174,11 +179,17 @@ class Worker:
         """What this worker is."""
         return self._welcome
 
-    def submit(self, submit: pb.Submit, stream: str) -> pb.Accepted:
+    def begin_constraint(self, constraint: pb.Constraint, generated: Sequence[int]) -> Cursor:
+        """Compile and replay. Takes up to seconds: called from threads of its own. Raises a WorkerError."""
+        if self._constraints is None:
+            raise NotReadyError("this worker is not prepared")
+        return self._constraints.begin(constraint, generated)
+
+    def submit(self, submit: pb.Submit, stream: str, constraint: Cursor | None) -> pb.Accepted:
         """Check and queue a request. Raises a WorkerError that says why not."""
         if self._loop is None:
             raise NotReadyError("this worker is not in a group")
-        self._loop.submit(sequence_from(submit, self._welcome.vocab_size, stream))
+        self._loop.submit(sequence_from(submit, self._welcome.vocab_size, stream, constraint))
         return pb.Accepted(
             request_id=submit.request_id,
             attempt=submit.attempt,

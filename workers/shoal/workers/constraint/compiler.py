@@ -33,12 +33,15 @@ class ConstraintCompiler:
     def begin(self, constraint: pb.Constraint, generated: Sequence[int] = ()) -> Cursor:
         """A cursor after the tokens that earlier attempts generated.
 
-        Raises RequestError: the constraint is malformed, a grammar cannot be compiled, or those tokens break it.
+        Raises RequestError: the constraint is malformed, a grammar cannot be compiled, or those tokens break or
+        complete it.
         """
         cursor = Cursor(self._automaton(constraint))
         for offset, token in enumerate(generated):
             if not cursor.advance(token):
                 raise RequestError(f"the constraint does not allow the generated token {token} at offset {offset}")
+        if cursor.ended:
+            raise RequestError("the constraint is complete already: no token may follow")
         return cursor
 
     def _automaton(self, constraint: pb.Constraint) -> Automaton:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shoal.workers.engine.drafts import NgramIndex
 from shoal.workers.engine.runner import Result, Runner
@@ -28,6 +28,7 @@ class Output:
     finish: Finish | None
     prompt: tuple[Sampled, ...] = ()  # log-probabilities of prompt tokens, from the second on, where asked for
     looping: bool = False  # the sequence repeats itself endlessly
+    why: str = ""  # of a dead end
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,8 @@ class Engine:
     def check_integrity(self) -> None:
         """Every block has its readers or rests; waiting sequences own none. Called when idle and after every test."""
         assert not any(s.tables.full or s.computed for s in self.waiting), "a waiting sequence owns blocks"
+        for s in self._all():
+            assert s.constraint is None or s.constraint.position == s.num_generated, f"{s.key} left its constraint"
         self.kv.check_integrity(s.tables for s in self.running)
 
     # -- schedule -----------------------------------------------------------------------------------------------
@@ -243,7 +246,10 @@ class Engine:
         count = min(self.limits.speculative_tokens, left, self.limits.max_context - len(sequence.tokens) - 1)
         if count <= 0 or sequence.pending != 1:
             return []
-        return self._ngrams.setdefault(sequence.key, NgramIndex()).guess(sequence.tokens, count)
+        drafts = self._ngrams.setdefault(sequence.key, NgramIndex()).guess(sequence.tokens, count)
+        if drafts and sequence.constraint is not None:
+            return drafts[: sequence.constraint.accepted(drafts)]
+        return drafts
 
     # -- commit -------------------------------------------------------------------------------------------------
 
@@ -281,6 +287,9 @@ class Engine:
                 self.kv.commit(sequence.tables, sequence.tokens, written, sequence.salt)
                 self._end(sequence, finish)
                 return outputs
+        if result.dead_end:
+            ended = self._end(sequence, Finish.DEAD_END)
+            return [*outputs, replace(ended, prompt=result.prompt if not outputs else (), why=result.dead_end)]
         if result.prompt and not outputs:
             outputs.append(Output(sequence, sequence.num_generated, None, None, result.prompt))
         return outputs

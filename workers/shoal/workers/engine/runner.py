@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.workers.constraint.ahead import Ahead
+from shoal.workers.constraint.cursor import Cursor
+from shoal.workers.constraint.vocabulary import Ids
 from shoal.workers.engine.batch import build_input, wanted_rows
 from shoal.workers.engine.scheduler import Work
 from shoal.workers.engine.sequence import Sequence
+from shoal.workers.errors import ConstraintError
 from shoal.workers.model.model import Model
 from shoal.workers.model.sampling import Sampled, logprobs_of, sample, uniform
 
@@ -20,11 +24,12 @@ Row = NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one piece of work gave: the new tokens (several when drafts were right, none inside a prompt), and the
-    log-probabilities of prompt tokens where asked for."""
+    log-probabilities of prompt tokens where asked for. `dead_end` says why no token can follow them."""
 
     work: Work
     sampled: tuple[Sampled, ...]
     prompt: tuple[Sampled, ...] = ()
+    dead_end: str = ""
 
 
 class Runner:
@@ -32,16 +37,20 @@ class Runner:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self._ahead = Ahead()
 
     def run(self, work: Seq[Work]) -> list[Result]:
         """Compute the planned tokens and sample after every sequence's last one.
 
-        The sequences are not changed, except that their keys and values are written to their blocks. With no work
-        the rank still takes part in the exchange. Raises ExchangeError.
+        The sequences are not changed, except that their keys and values are written to their blocks and that their
+        constraints take the sampled tokens. With no work the rank still takes part in the exchange. Raises
+        ExchangeError; then nothing was sampled.
         """
         with self.model.stopwatch.phase("batch"):
             step = build_input(work, self.model.kv.plan.block_size, self.model.target.device)
-        logits = self.model.forward(step)
+        sampling = [w.sequence for w in work if w.sequence.computed + w.tokens >= len(w.sequence.tokens)]
+        with self._ahead.finding([s.constraint for s in sampling if s.constraint is not None]):
+            logits = self.model.forward(step)
         with self.model.stopwatch.phase("sampling"):
             rows = logits.cpu().numpy()
             results, start = [], 0
@@ -60,8 +69,17 @@ def _result(work: Work, first: int, rows: NDArray[np.float32]) -> Result:
         logprobs_of(rows[i], sequence.tokens[first + i + 1], sequence.sampling.top_logprobs) for i in range(inside)
     )
     sampled: list[Sampled] = []
+    constraint = sequence.constraint
     for i, row in enumerate(rows[inside:]):
-        sampled.append(_sample(sequence, row, [token.id for token in sampled]))
+        if constraint is not None and constraint.ended:
+            break
+        try:
+            sampled.append(_sample(sequence, row, [token.id for token in sampled]))
+        except ConstraintError as error:
+            return Result(work, tuple(sampled), prompt, str(error))
+        if constraint is not None:
+            taken = constraint.advance(sampled[-1].id)
+            assert taken, f"token {sampled[-1].id} was sampled against the constraint"
         if i >= len(sequence.drafts) or sampled[-1].id != sequence.drafts[i]:
             break  # the next row was computed after a wrong guess
     return Result(work, tuple(sampled), prompt)
@@ -71,9 +89,19 @@ def _sample(sequence: Sequence, row: Row, accepted: list[int]) -> Sampled:
     params, stop, given = sequence.sampling, sequence.stop, sequence.given_length
     masked = tuple(stop.stop_token_ids) if sequence.num_generated + len(accepted) < stop.min_tokens else ()
     greedy = params.temperature == 0.0
-    if greedy and not (params.adjusts_logits or params.logprobs or masked):
+    allowed = _allowed(sequence.constraint, masked) if sequence.constraint is not None else None
+    if allowed is not None and len(allowed) == 1 and not params.logprobs:
+        return Sampled(int(allowed[0]))
+    if greedy and allowed is None and not (params.adjusts_logits or params.logprobs or masked):
         return Sampled(int(row.argmax()))
     draw = 0.0 if greedy else uniform(sequence.seed, sequence.key.choice, len(sequence.tokens) + len(accepted))
     if not params.adjusts_logits:
-        return sample(row, params, draw, masked=masked)
-    return sample(row, params, draw, sequence.tokens[:given], sequence.tokens[given:] + accepted, masked)
+        return sample(row, params, draw, masked=masked, allowed=allowed)
+    return sample(row, params, draw, sequence.tokens[:given], sequence.tokens[given:] + accepted, masked, allowed)
+
+
+def _allowed(constraint: Cursor, masked: Seq[int]) -> Ids:
+    """What the constraint allows, without `masked` unless nothing else is left. Raises ConstraintError."""
+    allowed = constraint.allowed()
+    kept = allowed[~np.isin(allowed, masked)] if masked else allowed
+    return kept if len(kept) else allowed

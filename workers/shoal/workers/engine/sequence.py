@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.kv.tables import Tables
 from shoal.workers.model.sampling import SamplingParams
 
@@ -17,6 +18,7 @@ class Finish(enum.Enum):
     LENGTH = enum.auto()
     CANCELLED = enum.auto()
     LOOP = enum.auto()
+    DEAD_END = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Sequence:
     salt: bytes = b""  # separates tenants in the prefix cache
     marks: tuple[int, ...] = ()  # prompt lengths that later requests are likely to continue from
     prompt_logprobs: bool = False
+    constraint: Cursor | None = None  # stands after the last generated token; None: anything may be generated
     computed: int = 0  # tokens whose keys and values are written
     cached: int = 0  # prompt tokens found in the prefix cache when the sequence first ran
     tables: Tables = field(default_factory=Tables)

@@ -26,6 +26,9 @@ def _finish(sequence: Sequence, max_context: int, token_bytes: Seq[bytes]) -> Fi
     enough = sequence.num_generated >= stop.min_tokens
     if token in stop.stop_token_ids and enough:
         return Finish.STOP_TOKEN
+    constraint = sequence.constraint
+    if constraint is not None and constraint.ended and constraint.position == sequence.num_generated:
+        return Finish.STOP_TOKEN
     if stop.stop_bytes and _found_stop_text(sequence, token_bytes[token]) and enough:
         return Finish.STOP_BYTES
     if sequence.num_generated >= stop.max_tokens or len(sequence.tokens) >= max_context:

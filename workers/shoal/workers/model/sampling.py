@@ -81,12 +81,23 @@ def sample(
     prompt: Sequence[int] = (),
     output: Sequence[int] = (),
     masked: Sequence[int] = (),
+    allowed: NDArray[np.int64] | None = None,
 ) -> Sampled:
-    """Choose from `row` [V]. `draw` is the position's number in [0, 1); `masked` ids cannot be chosen.
+    """Choose from `row` [V]. `draw` is the position's number in [0, 1); `masked` ids cannot be chosen, or none but
+    the `allowed` (ascending), which overrules `masked`.
 
     Greedy (temperature 0) takes the largest logit, the lowest id among equals.
     """
-    logits = _adjusted(row, params, prompt, output, masked)
+    if allowed is None:
+        return _choose(_adjusted(row, params, prompt, output, masked), params, draw)
+    rest = _adjusted(row, params, prompt, output, ())[allowed] if params.adjusts_logits else row[allowed]
+    found = _choose(rest.astype(np.float64), params, draw)
+    top = tuple((int(allowed[i]), logprob) for i, logprob in found.top)
+    return Sampled(int(allowed[found.id]), found.logprob, top)
+
+
+def _choose(logits: Logits, params: SamplingParams, draw: float) -> Sampled:
+    """Choose from logits that penalties and masks were applied to."""
     chosen = int(np.argmax(logits)) if params.temperature == 0.0 else _draw(logits, params, draw)
     return logprobs_of(logits, chosen, params.top_logprobs) if params.logprobs else Sampled(chosen)
 
