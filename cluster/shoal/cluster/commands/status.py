@@ -99,18 +99,18 @@ def _print(report: dict[str, Any], console: Console) -> None:
     router = report["router"]
     states = ", ".join(f"{name} {_coloured(router[name])}" for name in ("inference", "sessions"))
     console.print(f"router {router['address']}: {states}; registry {report['registry']}", highlight=False)
-    table = Table("group", "epoch", "rank", "worker", "state", "kernels", "experts", "running", "KV", "tokens out")
     for group in report["groups"]:
+        kernels = ", ".join(sorted({worker.get("kernels", "unknown") for worker in group["workers"]}))
+        console.print(f"group {group['group']}, epoch {group['epoch']}, kernels {kernels}", highlight=False)
+        table = Table("rank", "address", "state", "experts", "running", "waiting", "KV", "tokens out")
         for worker in group["workers"]:
             state = "[green]ready[/]" if worker["ready"] else "[red]not ready[/]"
             if not worker["reachable"]:
                 state = "[red]unreachable[/]"
-            table.add_row(
-                group["group"], str(group["epoch"]), str(worker["rank"]), worker["address"], state,
-                worker.get("kernels", ""), str(worker.get("experts", "")), str(worker.get("running", "")),
-                f"{worker['kv_used']:.0%}" if "kv_used" in worker else "", str(worker.get("generated_tokens", "")),
-            )  # fmt: skip
-    if table.row_count:
+            figures = [str(worker.get(key, "")) for key in ("experts", "running", "waiting")]
+            used = f"{worker['kv_used']:.0%}" if "kv_used" in worker else ""
+            tokens = str(worker.get("generated_tokens", ""))
+            table.add_row(str(worker["rank"]), worker["address"], state, *figures, used, tokens)
         console.print(table)
 
 
