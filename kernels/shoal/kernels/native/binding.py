@@ -29,6 +29,8 @@ SIGNATURES = {
     "route": "ppp iii",
     "sort_by_expert": "ppp ii",
     "combine": "ppp iii",
+    "read": "pp i",
+    "multiply_add": "p ii",
 }
 C_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 
@@ -217,6 +219,14 @@ class Library:
         out = torch.empty((T, H), dtype=torch.float32)
         _call(self._c.shoal_combine, rows, weights, out, T, k, H)
         return out
+
+    def read(self, data: Tensor, sums: Tensor) -> None:
+        """Reads data [n] once in order, whole MiB of it, and does nothing with it. For measuring."""
+        _call(self._c.shoal_read, data, sums, data.numel())
+
+    def multiply_add(self, sums: Tensor, tasks: int, rounds: int) -> None:
+        """Does `tasks` times `rounds` rounds of twelve multiply-adds of 16 lanes. For measuring."""
+        _call(self._c.shoal_multiply_add, sums, tasks, rounds)
 
 
 def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
