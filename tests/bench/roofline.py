@@ -89,6 +89,9 @@ def layer_rows(rounds: int, threads: int) -> list[Row]:
     return [paired("one MXFP4 layer of 20b shape, batch 1", "GB/s", ours, "plain reading", reading, goal=0.7)]
 
 
+Loads = list[list[int]]  # [layer][expert held] tokens so far
+
+
 class _Work:
     """What one decode step of a batch must do, on average over a run."""
 
@@ -100,7 +103,8 @@ def _work(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> _Work:
     """Runs once, counting the experts that each step touches."""
     config = engine.model.config
     touched = steps = 0
-    for _ in _steps(engine, prompts, new, before := [_loads(engine)]):
+    before = [_loads(engine)]
+    for _ in _steps(engine, prompts, new, before):
         now = _loads(engine)
         touched += sum(sum(a != b for a, b in zip(x, y, strict=True)) for x, y in zip(before[-1], now, strict=True))
         before.append(now)
@@ -129,7 +133,7 @@ def _dense_bytes(config: ModelConfig) -> int:
 
 
 def _steps(
-    engine: Engine, prompts: Sequence[Sequence[int]], new: int, before: list[Any] | None = None
+    engine: Engine, prompts: Sequence[Sequence[int]], new: int, before: list[Loads] | None = None
 ) -> Iterator[None]:
     """Prefills, then yields after every decode step; `before` receives the loads at the start of decoding."""
     sequences = [sequence(p, name=str(i), max_tokens=new) for i, p in enumerate(prompts)]
