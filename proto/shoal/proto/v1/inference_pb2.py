@@ -22,79 +22,25 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from shoal.proto.v1 import chat_pb2 as shoal_dot_proto_dot_v1_dot_chat__pb2
+from shoal.proto.v1 import generation_pb2 as shoal_dot_proto_dot_v1_dot_generation__pb2
+from shoal.proto.v1 import models_pb2 as shoal_dot_proto_dot_v1_dot_models__pb2
+from shoal.proto.v1 import sessions_pb2 as shoal_dot_proto_dot_v1_dot_sessions__pb2
 
+from shoal.proto.v1.chat_pb2 import *
+from shoal.proto.v1.generation_pb2 import *
+from shoal.proto.v1.models_pb2 import *
+from shoal.proto.v1.sessions_pb2 import *
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshoal/proto/v1/inference.proto\x12\x0eshoal.proto.v1\"\xc1\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12;\n\nlogit_bias\x18\t \x03(\x0b\x32\'.shoal.proto.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyJ\x04\x08\n\x10\x1e\"\x98\x01\n\x06Limits\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x03 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\r\x12\x12\n\nignore_eos\x18\x05 \x01(\x08\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokensJ\x04\x08\x06\x10\x14\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xe2\x01\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.shoal.proto.v1.TokenIdsH\x00\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.shoal.proto.v1.Sampling\x12&\n\x06limits\x18\x04 \x01(\x0b\x32\x16.shoal.proto.v1.Limits\x12\x10\n\x08logprobs\x18\x05 \x01(\x08\x12\t\n\x01n\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\x08\n\x06promptJ\x04\x08\x08\x10\x1e\"#\n\x06\x43ursor\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\t\n\x01k\x18\x02 \x01(\r\"k\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\x04\x12\x15\n\routput_tokens\x18\x03 \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x04J\x04\x08\x05\x10\x0f\"p\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0c\n\x04turn\x18\x04 \x01(\x04\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x11\n\tresumable\x18\x06 \x01(\x08\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"(\n\x07Warning\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"{\n\x04\x44one\x12\x33\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1c.shoal.proto.v1.FinishReason\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.shoal.proto.v1.Usage\x12\x18\n\x10numerics_changed\x18\x03 \x01(\x08\"S\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x12\x18\n\x10\x64\x65livered_tokens\x18\x04 \x01(\x04\"9\n\nTokenDelta\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\"\xa7\x02\n\x10GenerateResponse\x12&\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x16.shoal.proto.v1.Cursor\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12*\n\x07started\x18\x03 \x01(\x0b\x32\x17.shoal.proto.v1.StartedH\x00\x12,\n\x06tokens\x18\x04 \x01(\x0b\x32\x1a.shoal.proto.v1.TokenDeltaH\x00\x12*\n\x07warning\x18\x05 \x01(\x0b\x32\x17.shoal.proto.v1.WarningH\x00\x12$\n\x04\x64one\x18\x06 \x01(\x0b\x32\x14.shoal.proto.v1.DoneH\x00\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x15.shoal.proto.v1.ErrorH\x00\x42\x07\n\x05\x65vent\"v\n\x07Message\x12\"\n\x04role\x18\x01 \x01(\x0e\x32\x14.shoal.proto.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\tJ\x04\x08\x06\x10\x0f\"\xdd\x02\n\x0b\x43hatRequest\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.shoal.proto.v1.Message\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x1a\n\rexpected_turn\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x39\n\x10reasoning_effort\x18\x04 \x01(\x0e\x32\x1f.shoal.proto.v1.ReasoningEffort\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.shoal.proto.v1.Sampling\x12&\n\x06limits\x18\x06 \x01(\x0b\x32\x16.shoal.proto.v1.Limits\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12 \n\x13session_ttl_seconds\x18\x08 \x01(\x04H\x01\x88\x01\x01\x42\x10\n\x0e_expected_turnB\x16\n\x14_session_ttl_secondsJ\x04\x08\t\x10(\"\xf9\x02\n\x0c\x43hatResponse\x12&\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x16.shoal.proto.v1.Cursor\x12*\n\x07started\x18\x02 \x01(\x0b\x32\x17.shoal.proto.v1.StartedH\x00\x12\x33\n\treasoning\x18\x03 \x01(\x0b\x32\x1e.shoal.proto.v1.ReasoningDeltaH\x00\x12)\n\x04text\x18\x04 \x01(\x0b\x32\x19.shoal.proto.v1.TextDeltaH\x00\x12\x32\n\ttool_call\x18\x05 \x01(\x0b\x32\x1d.shoal.proto.v1.ToolCallDeltaH\x00\x12*\n\x07warning\x18\x06 \x01(\x0b\x32\x17.shoal.proto.v1.WarningH\x00\x12$\n\x04\x64one\x18\x07 \x01(\x0b\x32\x14.shoal.proto.v1.DoneH\x00\x12&\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x15.shoal.proto.v1.ErrorH\x00\x42\x07\n\x05\x65vent\"X\n\x0bSessionItem\x12(\n\x07message\x18\x01 \x01(\x0b\x32\x17.shoal.proto.v1.Message\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04turn\x18\x03 \x01(\x04\"x\n\x0bSessionInfo\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnext_turn\x18\x02 \x01(\x04\x12\x12\n\ncreated_at\x18\x03 \x01(\x01\x12\x12\n\nupdated_at\x18\x04 \x01(\x01\x12\x1a\n\x12\x65xpires_in_seconds\x18\x05 \x01(\x04\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"n\n\x12GetSessionResponse\x12,\n\x07session\x18\x01 \x01(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\x12*\n\x05items\x18\x02 \x03(\x0b\x32\x1b.shoal.proto.v1.SessionItem\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse*\xb2\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_TOOL_CALL\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x85\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x01\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x02\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x03\x32\xa8\x01\n\x10InferenceService\x12O\n\x08Generate\x12\x1f.shoal.proto.v1.GenerateRequest\x1a .shoal.proto.v1.GenerateResponse0\x01\x12\x43\n\x04\x43hat\x12\x1b.shoal.proto.v1.ChatRequest\x1a\x1c.shoal.proto.v1.ChatResponse0\x01\x32\x9e\x02\n\x0eSessionService\x12S\n\nGetSession\x12!.shoal.proto.v1.GetSessionRequest\x1a\".shoal.proto.v1.GetSessionResponse\x12Y\n\x0cListSessions\x12#.shoal.proto.v1.ListSessionsRequest\x1a$.shoal.proto.v1.ListSessionsResponse\x12\\\n\rDeleteSession\x12$.shoal.proto.v1.DeleteSessionRequest\x1a%.shoal.proto.v1.DeleteSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshoal/proto/v1/inference.proto\x12\x0eshoal.proto.v1\x1a\x19shoal/proto/v1/chat.proto\x1a\x1fshoal/proto/v1/generation.proto\x1a\x1bshoal/proto/v1/models.proto\x1a\x1dshoal/proto/v1/sessions.proto2\xcc\x02\n\x10InferenceService\x12O\n\x08Generate\x12\x1f.shoal.proto.v1.GenerateRequest\x1a .shoal.proto.v1.GenerateResponse0\x01\x12\x43\n\x04\x43hat\x12\x1b.shoal.proto.v1.ChatRequest\x1a\x1c.shoal.proto.v1.ChatResponse0\x01\x12M\n\x08Tokenize\x12\x1f.shoal.proto.v1.TokenizeRequest\x1a .shoal.proto.v1.TokenizeResponse\x12S\n\nListModels\x12!.shoal.proto.v1.ListModelsRequest\x1a\".shoal.proto.v1.ListModelsResponse2\x9e\x02\n\x0eSessionService\x12S\n\nGetSession\x12!.shoal.proto.v1.GetSessionRequest\x1a\".shoal.proto.v1.GetSessionResponse\x12Y\n\x0cListSessions\x12#.shoal.proto.v1.ListSessionsRequest\x1a$.shoal.proto.v1.ListSessionsResponse\x12\\\n\rDeleteSession\x12$.shoal.proto.v1.DeleteSessionRequest\x1a%.shoal.proto.v1.DeleteSessionResponseP\x00P\x01P\x02P\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.proto.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=3361
-  _globals['_FINISHREASON']._serialized_end=3539
-  _globals['_ROLE']._serialized_start=3541
-  _globals['_ROLE']._serialized_end=3656
-  _globals['_REASONINGEFFORT']._serialized_start=3659
-  _globals['_REASONINGEFFORT']._serialized_end=3792
-  _globals['_SAMPLING']._serialized_start=51
-  _globals['_SAMPLING']._serialized_end=500
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=325
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=373
-  _globals['_LIMITS']._serialized_start=503
-  _globals['_LIMITS']._serialized_end=655
-  _globals['_TOKENIDS']._serialized_start=657
-  _globals['_TOKENIDS']._serialized_end=680
-  _globals['_GENERATEREQUEST']._serialized_start=683
-  _globals['_GENERATEREQUEST']._serialized_end=909
-  _globals['_CURSOR']._serialized_start=911
-  _globals['_CURSOR']._serialized_end=946
-  _globals['_USAGE']._serialized_start=948
-  _globals['_USAGE']._serialized_end=1055
-  _globals['_STARTED']._serialized_start=1057
-  _globals['_STARTED']._serialized_end=1169
-  _globals['_TEXTDELTA']._serialized_start=1171
-  _globals['_TEXTDELTA']._serialized_end=1196
-  _globals['_REASONINGDELTA']._serialized_start=1198
-  _globals['_REASONINGDELTA']._serialized_end=1228
-  _globals['_TOOLCALLDELTA']._serialized_start=1230
-  _globals['_TOOLCALLDELTA']._serialized_end=1305
-  _globals['_WARNING']._serialized_start=1307
-  _globals['_WARNING']._serialized_end=1347
-  _globals['_DONE']._serialized_start=1349
-  _globals['_DONE']._serialized_end=1472
-  _globals['_ERROR']._serialized_start=1474
-  _globals['_ERROR']._serialized_end=1557
-  _globals['_TOKENDELTA']._serialized_start=1559
-  _globals['_TOKENDELTA']._serialized_end=1616
-  _globals['_GENERATERESPONSE']._serialized_start=1619
-  _globals['_GENERATERESPONSE']._serialized_end=1914
-  _globals['_MESSAGE']._serialized_start=1916
-  _globals['_MESSAGE']._serialized_end=2034
-  _globals['_CHATREQUEST']._serialized_start=2037
-  _globals['_CHATREQUEST']._serialized_end=2386
-  _globals['_CHATRESPONSE']._serialized_start=2389
-  _globals['_CHATRESPONSE']._serialized_end=2766
-  _globals['_SESSIONITEM']._serialized_start=2768
-  _globals['_SESSIONITEM']._serialized_end=2856
-  _globals['_SESSIONINFO']._serialized_start=2858
-  _globals['_SESSIONINFO']._serialized_end=2978
-  _globals['_GETSESSIONREQUEST']._serialized_start=2980
-  _globals['_GETSESSIONREQUEST']._serialized_end=3019
-  _globals['_GETSESSIONRESPONSE']._serialized_start=3021
-  _globals['_GETSESSIONRESPONSE']._serialized_end=3131
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=3133
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=3193
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=3195
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=3289
-  _globals['_DELETESESSIONREQUEST']._serialized_start=3291
-  _globals['_DELETESESSIONREQUEST']._serialized_end=3333
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=3335
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=3358
-  _globals['_INFERENCESERVICE']._serialized_start=3795
-  _globals['_INFERENCESERVICE']._serialized_end=3963
-  _globals['_SESSIONSERVICE']._serialized_start=3966
-  _globals['_SESSIONSERVICE']._serialized_end=4252
+  _globals['_INFERENCESERVICE']._serialized_start=171
+  _globals['_INFERENCESERVICE']._serialized_end=503
+  _globals['_SESSIONSERVICE']._serialized_start=506
+  _globals['_SESSIONSERVICE']._serialized_end=792
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,10 @@
 import grpc
 import warnings
 
-from shoal.proto.v1 import inference_pb2 as shoal_dot_proto_dot_v1_dot_inference__pb2
+from shoal.proto.v1 import chat_pb2 as shoal_dot_proto_dot_v1_dot_chat__pb2
+from shoal.proto.v1 import generation_pb2 as shoal_dot_proto_dot_v1_dot_generation__pb2
+from shoal.proto.v1 import models_pb2 as shoal_dot_proto_dot_v1_dot_models__pb2
+from shoal.proto.v1 import sessions_pb2 as shoal_dot_proto_dot_v1_dot_sessions__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -37,13 +40,23 @@ class InferenceServiceStub:
         """
         self.Generate = channel.unary_stream(
                 '/shoal.proto.v1.InferenceService/Generate',
-                request_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
-                response_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+                request_serializer=shoal_dot_proto_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
         self.Chat = channel.unary_stream(
                 '/shoal.proto.v1.InferenceService/Chat',
-                request_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.ChatRequest.SerializeToString,
-                response_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.ChatResponse.FromString,
+                request_serializer=shoal_dot_proto_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_chat__pb2.ChatResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/shoal.proto.v1.InferenceService/Tokenize',
+                request_serializer=shoal_dot_proto_dot_v1_dot_models__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_models__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/shoal.proto.v1.InferenceService/ListModels',
+                request_serializer=shoal_dot_proto_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
 
 
@@ -65,18 +78,42 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tokenize(self, request, context):
+        """What a text or a turn is in tokens, without generating anything.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """The models that are served here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
-                    request_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
-                    response_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
             ),
             'Chat': grpc.unary_stream_rpc_method_handler(
                     servicer.Chat,
-                    request_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.ChatRequest.FromString,
-                    response_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.ChatResponse.SerializeToString,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_chat__pb2.ChatRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_chat__pb2.ChatResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_models__pb2.TokenizeRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_models__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_models__pb2.ListModelsRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_models__pb2.ListModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -105,8 +142,8 @@ class InferenceService:
             request,
             target,
             '/shoal.proto.v1.InferenceService/Generate',
-            shoal_dot_proto_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
-            shoal_dot_proto_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            shoal_dot_proto_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -132,8 +169,62 @@ class InferenceService:
             request,
             target,
             '/shoal.proto.v1.InferenceService/Chat',
-            shoal_dot_proto_dot_v1_dot_inference__pb2.ChatRequest.SerializeToString,
-            shoal_dot_proto_dot_v1_dot_inference__pb2.ChatResponse.FromString,
+            shoal_dot_proto_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_chat__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.proto.v1.InferenceService/Tokenize',
+            shoal_dot_proto_dot_v1_dot_models__pb2.TokenizeRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_models__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.proto.v1.InferenceService/ListModels',
+            shoal_dot_proto_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -157,18 +248,18 @@ class SessionServiceStub:
         """
         self.GetSession = channel.unary_unary(
                 '/shoal.proto.v1.SessionService/GetSession',
-                request_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.GetSessionRequest.SerializeToString,
-                response_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.GetSessionResponse.FromString,
+                request_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.GetSessionResponse.FromString,
                 _registered_method=True)
         self.ListSessions = channel.unary_unary(
                 '/shoal.proto.v1.SessionService/ListSessions',
-                request_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.ListSessionsRequest.SerializeToString,
-                response_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.ListSessionsResponse.FromString,
+                request_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
         self.DeleteSession = channel.unary_unary(
                 '/shoal.proto.v1.SessionService/DeleteSession',
-                request_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.DeleteSessionRequest.SerializeToString,
-                response_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.DeleteSessionResponse.FromString,
+                request_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.DeleteSessionRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.DeleteSessionResponse.FromString,
                 _registered_method=True)
 
 
@@ -202,18 +293,18 @@ def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetSession': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSession,
-                    request_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.GetSessionRequest.FromString,
-                    response_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.GetSessionResponse.SerializeToString,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.GetSessionRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.GetSessionResponse.SerializeToString,
             ),
             'ListSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSessions,
-                    request_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.ListSessionsRequest.FromString,
-                    response_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.ListSessionsResponse.SerializeToString,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.ListSessionsRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.ListSessionsResponse.SerializeToString,
             ),
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
-                    request_deserializer=shoal_dot_proto_dot_v1_dot_inference__pb2.DeleteSessionRequest.FromString,
-                    response_serializer=shoal_dot_proto_dot_v1_dot_inference__pb2.DeleteSessionResponse.SerializeToString,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.DeleteSessionRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.DeleteSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -242,8 +333,8 @@ class SessionService:
             request,
             target,
             '/shoal.proto.v1.SessionService/GetSession',
-            shoal_dot_proto_dot_v1_dot_inference__pb2.GetSessionRequest.SerializeToString,
-            shoal_dot_proto_dot_v1_dot_inference__pb2.GetSessionResponse.FromString,
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.GetSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -269,8 +360,8 @@ class SessionService:
             request,
             target,
             '/shoal.proto.v1.SessionService/ListSessions',
-            shoal_dot_proto_dot_v1_dot_inference__pb2.ListSessionsRequest.SerializeToString,
-            shoal_dot_proto_dot_v1_dot_inference__pb2.ListSessionsResponse.FromString,
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -296,8 +387,8 @@ class SessionService:
             request,
             target,
             '/shoal.proto.v1.SessionService/DeleteSession',
-            shoal_dot_proto_dot_v1_dot_inference__pb2.DeleteSessionRequest.SerializeToString,
-            shoal_dot_proto_dot_v1_dot_inference__pb2.DeleteSessionResponse.FromString,
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.DeleteSessionRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.DeleteSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

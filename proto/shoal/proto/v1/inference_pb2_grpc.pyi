@@ -5,7 +5,79 @@ The public API: what a client says to a router."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from shoal.proto.v1 import inference_pb2 as _inference_pb2
+from shoal.proto.v1 import chat_pb2 as _chat_pb2
+from shoal.proto.v1 import generation_pb2 as _generation_pb2
+from shoal.proto.v1 import models_pb2 as _models_pb2
+from shoal.proto.v1 import sessions_pb2 as _sessions_pb2
+from shoal.proto.v1.chat_pb2 import ChatRequest as ChatRequest
+from shoal.proto.v1.chat_pb2 import ChatResponse as ChatResponse
+from shoal.proto.v1.chat_pb2 import Message as Message
+from shoal.proto.v1.chat_pb2 import REASONING_EFFORT_HIGH as REASONING_EFFORT_HIGH
+from shoal.proto.v1.chat_pb2 import REASONING_EFFORT_LOW as REASONING_EFFORT_LOW
+from shoal.proto.v1.chat_pb2 import REASONING_EFFORT_MEDIUM as REASONING_EFFORT_MEDIUM
+from shoal.proto.v1.chat_pb2 import REASONING_EFFORT_UNSPECIFIED as REASONING_EFFORT_UNSPECIFIED
+from shoal.proto.v1.chat_pb2 import RESPONSE_FORMAT_KIND_JSON_OBJECT as RESPONSE_FORMAT_KIND_JSON_OBJECT
+from shoal.proto.v1.chat_pb2 import RESPONSE_FORMAT_KIND_JSON_SCHEMA as RESPONSE_FORMAT_KIND_JSON_SCHEMA
+from shoal.proto.v1.chat_pb2 import RESPONSE_FORMAT_KIND_LARK as RESPONSE_FORMAT_KIND_LARK
+from shoal.proto.v1.chat_pb2 import RESPONSE_FORMAT_KIND_REGEX as RESPONSE_FORMAT_KIND_REGEX
+from shoal.proto.v1.chat_pb2 import RESPONSE_FORMAT_KIND_TEXT as RESPONSE_FORMAT_KIND_TEXT
+from shoal.proto.v1.chat_pb2 import RESPONSE_FORMAT_KIND_UNSPECIFIED as RESPONSE_FORMAT_KIND_UNSPECIFIED
+from shoal.proto.v1.chat_pb2 import ROLE_ASSISTANT as ROLE_ASSISTANT
+from shoal.proto.v1.chat_pb2 import ROLE_DEVELOPER as ROLE_DEVELOPER
+from shoal.proto.v1.chat_pb2 import ROLE_SYSTEM as ROLE_SYSTEM
+from shoal.proto.v1.chat_pb2 import ROLE_TOOL as ROLE_TOOL
+from shoal.proto.v1.chat_pb2 import ROLE_UNSPECIFIED as ROLE_UNSPECIFIED
+from shoal.proto.v1.chat_pb2 import ROLE_USER as ROLE_USER
+from shoal.proto.v1.chat_pb2 import ReasoningDelta as ReasoningDelta
+from shoal.proto.v1.chat_pb2 import ReasoningEffort as ReasoningEffort
+from shoal.proto.v1.chat_pb2 import ResponseFormat as ResponseFormat
+from shoal.proto.v1.chat_pb2 import ResponseFormatKind as ResponseFormatKind
+from shoal.proto.v1.chat_pb2 import Role as Role
+from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_AUTO as TOOL_CHOICE_MODE_AUTO
+from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_NAMED as TOOL_CHOICE_MODE_NAMED
+from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_NONE as TOOL_CHOICE_MODE_NONE
+from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_REQUIRED as TOOL_CHOICE_MODE_REQUIRED
+from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_UNSPECIFIED as TOOL_CHOICE_MODE_UNSPECIFIED
+from shoal.proto.v1.chat_pb2 import TextDelta as TextDelta
+from shoal.proto.v1.chat_pb2 import Tool as Tool
+from shoal.proto.v1.chat_pb2 import ToolCallDelta as ToolCallDelta
+from shoal.proto.v1.chat_pb2 import ToolChoice as ToolChoice
+from shoal.proto.v1.chat_pb2 import ToolChoiceMode as ToolChoiceMode
+from shoal.proto.v1.chat_pb2 import ToolResult as ToolResult
+from shoal.proto.v1.generation_pb2 import Cursor as Cursor
+from shoal.proto.v1.generation_pb2 import Done as Done
+from shoal.proto.v1.generation_pb2 import Error as Error
+from shoal.proto.v1.generation_pb2 import FINISH_REASON_CANCELLED as FINISH_REASON_CANCELLED
+from shoal.proto.v1.generation_pb2 import FINISH_REASON_ERROR as FINISH_REASON_ERROR
+from shoal.proto.v1.generation_pb2 import FINISH_REASON_LENGTH as FINISH_REASON_LENGTH
+from shoal.proto.v1.generation_pb2 import FINISH_REASON_STOP as FINISH_REASON_STOP
+from shoal.proto.v1.generation_pb2 import FINISH_REASON_TOOL_CALL as FINISH_REASON_TOOL_CALL
+from shoal.proto.v1.generation_pb2 import FINISH_REASON_UNSPECIFIED as FINISH_REASON_UNSPECIFIED
+from shoal.proto.v1.generation_pb2 import FinishReason as FinishReason
+from shoal.proto.v1.generation_pb2 import GenerateRequest as GenerateRequest
+from shoal.proto.v1.generation_pb2 import GenerateResponse as GenerateResponse
+from shoal.proto.v1.generation_pb2 import LikelyToken as LikelyToken
+from shoal.proto.v1.generation_pb2 import Limits as Limits
+from shoal.proto.v1.generation_pb2 import Sampling as Sampling
+from shoal.proto.v1.generation_pb2 import Started as Started
+from shoal.proto.v1.generation_pb2 import TokenDelta as TokenDelta
+from shoal.proto.v1.generation_pb2 import TokenIds as TokenIds
+from shoal.proto.v1.generation_pb2 import TokenLogprob as TokenLogprob
+from shoal.proto.v1.generation_pb2 import Usage as Usage
+from shoal.proto.v1.generation_pb2 import Warning as Warning
+from shoal.proto.v1.models_pb2 import ListModelsRequest as ListModelsRequest
+from shoal.proto.v1.models_pb2 import ListModelsResponse as ListModelsResponse
+from shoal.proto.v1.models_pb2 import Model as Model
+from shoal.proto.v1.models_pb2 import TokenizeRequest as TokenizeRequest
+from shoal.proto.v1.models_pb2 import TokenizeResponse as TokenizeResponse
+from shoal.proto.v1.sessions_pb2 import DeleteSessionRequest as DeleteSessionRequest
+from shoal.proto.v1.sessions_pb2 import DeleteSessionResponse as DeleteSessionResponse
+from shoal.proto.v1.sessions_pb2 import GetSessionRequest as GetSessionRequest
+from shoal.proto.v1.sessions_pb2 import GetSessionResponse as GetSessionResponse
+from shoal.proto.v1.sessions_pb2 import ListSessionsRequest as ListSessionsRequest
+from shoal.proto.v1.sessions_pb2 import ListSessionsResponse as ListSessionsResponse
+from shoal.proto.v1.sessions_pb2 import SessionInfo as SessionInfo
+from shoal.proto.v1.sessions_pb2 import SessionItem as SessionItem
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -33,20 +105,28 @@ class InferenceServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
-    Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
+    Generate: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]
     """Raw generation from token ids or plain text: no chat format is added or removed."""
-    Chat: _grpc.UnaryStreamMultiCallable[_inference_pb2.ChatRequest, _inference_pb2.ChatResponse]
+    Chat: _grpc.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
     """A turn of conversation as typed events. With a session id the history is kept by the server."""
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_models_pb2.TokenizeRequest, _models_pb2.TokenizeResponse]
+    """What a text or a turn is in tokens, without generating anything."""
+    ListModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
+    """The models that are served here."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """Text and tokens from a GPT-OSS model."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
+    Generate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
     """Raw generation from token ids or plain text: no chat format is added or removed."""
-    Chat: _aio.UnaryStreamMultiCallable[_inference_pb2.ChatRequest, _inference_pb2.ChatResponse]  # type: ignore[assignment]
+    Chat: _aio.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
     """A turn of conversation as typed events. With a session id the history is kept by the server."""
+    Tokenize: _aio.UnaryUnaryMultiCallable[_models_pb2.TokenizeRequest, _models_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """What a text or a turn is in tokens, without generating anything."""
+    ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """The models that are served here."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Text and tokens from a GPT-OSS model."""
@@ -54,18 +134,34 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Generate(
         self,
-        request: _inference_pb2.GenerateRequest,
+        request: _generation_pb2.GenerateRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateResponse], _abc.AsyncIterator[_generation_pb2.GenerateResponse]]:
         """Raw generation from token ids or plain text: no chat format is added or removed."""
 
     @_abc_1.abstractmethod
     def Chat(
         self,
-        request: _inference_pb2.ChatRequest,
+        request: _chat_pb2.ChatRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_inference_pb2.ChatResponse], _abc.AsyncIterator[_inference_pb2.ChatResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_chat_pb2.ChatResponse], _abc.AsyncIterator[_chat_pb2.ChatResponse]]:
         """A turn of conversation as typed events. With a session id the history is kept by the server."""
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _models_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.TokenizeResponse, _abc.Awaitable[_models_pb2.TokenizeResponse]]:
+        """What a text or a turn is in tokens, without generating anything."""
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _models_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ListModelsResponse, _abc.Awaitable[_models_pb2.ListModelsResponse]]:
+        """The models that are served here."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -76,11 +172,11 @@ class SessionServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
-    GetSession: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetSessionRequest, _inference_pb2.GetSessionResponse]
+    GetSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.GetSessionResponse]
     """One session with its items; NOT_FOUND when absent, expired or another tenant's."""
-    ListSessions: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListSessionsRequest, _inference_pb2.ListSessionsResponse]
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]
     """The caller's sessions, newest first."""
-    DeleteSession: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DeleteSessionRequest, _inference_pb2.DeleteSessionResponse]
+    DeleteSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSessionRequest, _sessions_pb2.DeleteSessionResponse]
     """Really deletes; deleting what is absent is NOT_FOUND."""
 
 @_typing.type_check_only
@@ -88,11 +184,11 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Conversations kept in Redis, owned by a tenant."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetSession: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetSessionRequest, _inference_pb2.GetSessionResponse]  # type: ignore[assignment]
+    GetSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.GetSessionResponse]  # type: ignore[assignment]
     """One session with its items; NOT_FOUND when absent, expired or another tenant's."""
-    ListSessions: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListSessionsRequest, _inference_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    ListSessions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """The caller's sessions, newest first."""
-    DeleteSession: _aio.UnaryUnaryMultiCallable[_inference_pb2.DeleteSessionRequest, _inference_pb2.DeleteSessionResponse]  # type: ignore[assignment]
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSessionRequest, _sessions_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Really deletes; deleting what is absent is NOT_FOUND."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -101,25 +197,25 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetSession(
         self,
-        request: _inference_pb2.GetSessionRequest,
+        request: _sessions_pb2.GetSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_inference_pb2.GetSessionResponse, _abc.Awaitable[_inference_pb2.GetSessionResponse]]:
+    ) -> _typing.Union[_sessions_pb2.GetSessionResponse, _abc.Awaitable[_sessions_pb2.GetSessionResponse]]:
         """One session with its items; NOT_FOUND when absent, expired or another tenant's."""
 
     @_abc_1.abstractmethod
     def ListSessions(
         self,
-        request: _inference_pb2.ListSessionsRequest,
+        request: _sessions_pb2.ListSessionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_inference_pb2.ListSessionsResponse, _abc.Awaitable[_inference_pb2.ListSessionsResponse]]:
+    ) -> _typing.Union[_sessions_pb2.ListSessionsResponse, _abc.Awaitable[_sessions_pb2.ListSessionsResponse]]:
         """The caller's sessions, newest first."""
 
     @_abc_1.abstractmethod
     def DeleteSession(
         self,
-        request: _inference_pb2.DeleteSessionRequest,
+        request: _sessions_pb2.DeleteSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_inference_pb2.DeleteSessionResponse, _abc.Awaitable[_inference_pb2.DeleteSessionResponse]]:
+    ) -> _typing.Union[_sessions_pb2.DeleteSessionResponse, _abc.Awaitable[_sessions_pb2.DeleteSessionResponse]]:
         """Really deletes; deleting what is absent is NOT_FOUND."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
