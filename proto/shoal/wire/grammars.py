@@ -6,6 +6,7 @@ a worker compiles the same text for its vocabulary.
 
 from __future__ import annotations
 
+import functools
 import json
 
 import llguidance
@@ -48,20 +49,62 @@ def compiled_form(kind: pb.GrammarKind.ValueType, source: str) -> str:
             raise GrammarError(f"grammars of kind {kind} are not known here")
 
 
+def compile_grammar(
+    kind: pb.GrammarKind.ValueType, source: str, tokenizer: llguidance.LLTokenizer
+) -> llguidance.LLMatcher:
+    """A matcher at the beginning of a text. The last id of `tokenizer` is its end token and stands for no text.
+
+    Raises GrammarError, also when no text satisfies the grammar. Other threads run meanwhile.
+    """
+    form = compiled_form(kind, source)
+    if kind == pb.GRAMMAR_KIND_LARK:
+        _refuse_control_tokens(form)
+    matcher = llguidance.LLMatcher(tokenizer, form, log_level=0, limits=limits())
+    possible = b"" if matcher.is_error() else matcher.compute_logit_bias()
+    if matcher.is_error():
+        raise GrammarError(reason_of(matcher.get_error()))
+    if not (any(possible[:-1]) or matcher.is_accepting()):
+        raise GrammarError("no text satisfies the grammar")
+    return matcher
+
+
 def check_grammar(kind: pb.GrammarKind.ValueType, source: str) -> tuple[str, ...]:
-    """Compile without a vocabulary; returns warnings, such as keywords that are ignored. Raises GrammarError."""
-    failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(compiled_form(kind, source), limits=limits())
-    if failed:
-        raise GrammarError(reason_of(messages[0]))
-    if any(message.startswith("no tokenizer") for message in messages):
-        raise GrammarError("a grammar describes text: control tokens cannot be named in it")
-    return tuple(reason_of(message) for message in messages)
+    """Compile as a worker would, over single bytes; returns warnings, such as keywords that are ignored.
+
+    Raises GrammarError. May take a second for a large grammar: not for an event loop's thread.
+    """
+    matcher = compile_grammar(kind, source, _bytes_alone())
+    return tuple(reason_of(warning) for warning in matcher.get_grammar_warnings())
 
 
 def reason_of(message: str) -> str:
     """The library's words without its stack traces."""
-    reason = message.split("<backtrace>")[0].split("<non-verbose/>")[0].split("<state>")[0].strip()
+    reason = message.split("<backtrace>")[0].split("<non-verbose/>")[0].split("<state>")[0]
+    reason = "\n".join(line for line in reason.splitlines() if not line.endswith(_FREE.strip())).strip()
     return "no text satisfies the grammar" if reason.startswith("NoExtension") else reason
+
+
+def _refuse_control_tokens(lark: str) -> None:
+    """Without a tokenizer the library warns of every token that is named."""
+    _, messages = llguidance.LLMatcher.validate_grammar_with_warnings(lark)
+    if any(message.startswith("no tokenizer") for message in messages):
+        raise GrammarError("a grammar describes text: control tokens cannot be named in it")
+
+
+class _Bytes:
+    """A vocabulary of the 256 bytes and an end token, as `llguidance.TokenizerWrapper` asks for it."""
+
+    eos_token_id, bos_token_id = 256, None
+    tokens = (*(bytes((byte,)) for byte in range(256)), b"")
+    special_token_ids = (256,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+@functools.cache
+def _bytes_alone() -> llguidance.LLTokenizer:
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()))
 
 
 def _json_form(source: str, lenient: bool) -> str:

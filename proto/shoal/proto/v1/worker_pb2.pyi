@@ -493,6 +493,7 @@ class ConstraintState(_message.Message):
     GRAMMAR_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
     budget: _builtins.int
     """Which budget the tokens of the text count against, from 1; 0: none."""
     @_builtins.property
@@ -509,6 +510,10 @@ class ConstraintState(_message.Message):
         begins with an id.
         """
 
+    @_builtins.property
+    def spent(self) -> Global___ConstraintPath:
+        """The only way on once that budget is spent, wherever in the text that is; begins with an id. Set with `budget`."""
+
     def __init__(
         self,
         *,
@@ -516,10 +521,11 @@ class ConstraintState(_message.Message):
         grammar: Global___ConstraintGrammar | None = ...,
         paths: _abc.Iterable[Global___ConstraintPath] | None = ...,
         budget: _builtins.int = ...,
+        spent: Global___ConstraintPath | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "grammar", b"grammar", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "grammar", b"grammar", "spent", b"spent", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "budget", b"budget", "grammar", b"grammar", "paths", b"paths", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "budget", b"budget", "grammar", b"grammar", "paths", b"paths", "spent", b"spent", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_text: _TypeAlias = _typing.Literal["any", "grammar"]  # noqa: Y015
     _WhichOneofArgType_text: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
@@ -633,22 +639,16 @@ class ConstraintBudget(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: _builtins.int
-    THEN_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
-    """Most tokens of text."""
-    @_builtins.property
-    def then(self) -> Global___ConstraintPath:
-        """The only way on once they are spent, wherever in the text that is."""
-
+    """Most tokens of text, all states that name the budget together."""
     def __init__(
         self,
         *,
         tokens: _builtins.int = ...,
-        then: Global___ConstraintPath | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["then", b"then"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["then", b"then", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

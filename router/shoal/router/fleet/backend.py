@@ -43,6 +43,8 @@ class Work:
     """Tokens already delivered by earlier attempts; they are the last, generated run of `prompt`."""
     cache_salt: bytes = b""
     traceparent: str = ""
+    constraint: pb.Constraint | None = None
+    """What may be generated; None: anything."""
 
     def message(self) -> pb.Submit:
         """As a worker is told."""
@@ -59,6 +61,7 @@ class Work:
             cache_salt=self.cache_salt,
             traceparent=self.traceparent,
             deadline=self.deadline,
+            constraint=self.constraint,
         )
 
 

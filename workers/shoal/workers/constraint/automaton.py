@@ -30,14 +30,6 @@ class Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """At most `tokens` of text; then only `then`."""
-
-    tokens: int
-    then: Path
-
-
-@dataclass(frozen=True, slots=True)
 class State:
     """One state. `text`: an empty text of its language; None: any bytes, where `has_text`, or none at all."""
 
@@ -45,6 +37,7 @@ class State:
     text: Text | None
     paths: tuple[Path, ...]
     budget: int | None
+    spent: Path | None  # set with `budget`
 
     @property
     def is_end(self) -> bool:
@@ -58,7 +51,7 @@ class Automaton:
 
     vocabulary: Vocabulary
     states: tuple[State, ...]
-    budgets: tuple[Budget, ...]
+    budgets: tuple[int, ...]  # tokens of text
     _known: dict[Hashable, Ids] = field(default_factory=dict)
 
     def remember(self, place: Hashable, find: Callable[[], Ids]) -> Ids:
@@ -79,11 +72,7 @@ def read_automaton(constraint: pb.Constraint, languages: Languages) -> Automaton
     if sum(len(state.paths) for state in constraint.states) > MOST_PATHS:
         raise RequestError(f"the constraint has more than {MOST_PATHS} paths")
     states = [reader.state(f"constraint.states[{i}]", state) for i, state in enumerate(constraint.states)]
-    budgets = [
-        Budget(budget.tokens, reader.path(f"constraint.budgets[{i}].then", budget.then, after_text=True))
-        for i, budget in enumerate(constraint.budgets)
-    ]
-    return Automaton(languages.vocabulary, tuple(states), tuple(budgets))
+    return Automaton(languages.vocabulary, tuple(states), tuple(budget.tokens for budget in constraint.budgets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +95,13 @@ class _Reader:
                 raise RequestError(f"{place}.grammar cannot be compiled: {error}") from None
         if kind is None and state.budget:
             raise RequestError(f"{place} has a budget and no text")
+        if bool(state.budget) != state.HasField("spent"):
+            raise RequestError(f"{place} needs both budget and spent, or neither")
+        spent = self.path(f"{place}.spent", state.spent, after_text=True) if state.budget else None
         paths = [
             self.path(f"{place}.paths[{i}]", path, after_text=kind is not None) for i, path in enumerate(state.paths)
         ]
-        return State(kind is not None, text, tuple(paths), state.budget - 1 if state.budget else None)
+        return State(kind is not None, text, tuple(paths), state.budget - 1 if state.budget else None, spent)
 
     def path(self, place: str, path: pb.ConstraintPath, *, after_text: bool) -> Path:
         if path.state >= self.num_states:

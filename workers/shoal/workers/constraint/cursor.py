@@ -20,7 +20,7 @@ class Cursor:
 
     def __init__(self, automaton: Automaton) -> None:
         self._automaton = automaton
-        self._left = [budget.tokens for budget in automaton.budgets]
+        self._left = list(automaton.budgets)
         self._state = 0
         self._text: Text | None = None
         self._walk: Walk | None = None
@@ -97,18 +97,18 @@ class Cursor:
         self._text, self._walk = None, None
         if not entered.has_text:
             self._walk = self._open(entered.paths)
-        elif entered.budget is not None and self._left[entered.budget] == 0:
-            self._walk = ((self._automaton.budgets[entered.budget].then, 0, 0),)
+        elif entered.spent is not None and self._is_spent(state):
+            self._walk = ((entered.spent, 0, 0),)
         elif entered.text is not None:
             self._text = entered.text.copy()
 
     def _spend(self) -> None:
         """Count a token of text."""
-        budget = self._automaton.states[self._state].budget
-        if budget is not None:
-            self._left[budget] -= 1
-            if self._left[budget] == 0:
-                self._text, self._walk = None, ((self._automaton.budgets[budget].then, 0, 0),)
+        state = self._automaton.states[self._state]
+        if state.budget is not None and state.spent is not None:
+            self._left[state.budget] -= 1
+            if self._left[state.budget] == 0:
+                self._text, self._walk = None, ((state.spent, 0, 0),)
 
     def _exits(self) -> Walk:
         """The beginnings of the paths that may follow the text as it is."""

@@ -10,7 +10,7 @@ import llguidance.numpy as bitmasks
 import numpy as np
 
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.wire.grammars import GrammarError, check_grammar, compiled_form, limits, reason_of
+from shoal.wire.grammars import compile_grammar, reason_of
 from shoal.workers.constraint.vocabulary import Ids, Vocabulary
 from shoal.workers.errors import ConstraintError
 
@@ -63,24 +63,10 @@ class Languages:
             if key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key].copy()
-        text = self._compile(kind, source)  # outside the lock: the library lets other threads run meanwhile
+        # Outside the lock: the library lets other threads run meanwhile.
+        text = Text(compile_grammar(kind, source, self.vocabulary.tokenizer), self.vocabulary)
         with self._lock:
             self._known[key] = text
             while len(self._known) > self._capacity:
                 self._known.popitem(last=False)
         return text.copy()
-
-    def _compile(self, kind: pb.GrammarKind.ValueType, source: str) -> Text:
-        if kind == pb.GRAMMAR_KIND_LARK:
-            check_grammar(kind, source)  # control tokens in it
-        form = compiled_form(kind, source)
-        matcher = llguidance.LLMatcher(self.vocabulary.tokenizer, form, log_level=0, limits=limits())
-        if matcher.is_error():
-            raise GrammarError(reason_of(matcher.get_error()))
-        text = Text(matcher, self.vocabulary)
-        try:
-            if text.complete or len(text.allowed()):
-                return text
-        except ConstraintError as error:
-            raise GrammarError(str(error)) from None
-        raise GrammarError("no text satisfies the grammar")
