@@ -49,6 +49,7 @@ if ! "$python" -m uv --version >/dev/null 2>&1; then
         say "uv could not be installed: going on with pip, which takes minutes longer"
 fi
 
+export UV_NO_CONFIG=1 # a uv.toml in some folder above is not about this project
 install() { # arguments of `pip install`, through uv when it can
     if "$python" -m uv --version >/dev/null 2>&1 && "$python" -m uv pip install --python "$python" "$@"; then
         return

@@ -36,7 +36,14 @@ def resolve(extras: list[str], constraints: list[Path], source: str | None = Non
     with tempfile.TemporaryDirectory() as folder:
         torch = Path(folder) / "torch.txt"
         torch.write_text(TORCH + "\n")
-        command = ["uv", "pip", "compile", "-" if source else str(HERE.parent / "pyproject.toml"), "--quiet"]
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            "-" if source else str(HERE.parent / "pyproject.toml"),
+            "--quiet",
+            "--no-config",
+        ]
         command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate"]
         command += ["--no-emit-index-url", "--no-emit-find-links"]
         for extra in extras:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,45 @@ def test_the_tree_in_the_readme_is_true() -> None:
     listed = {path.rstrip("/") for path in entries}
     holding = {str(path.parent) for path in sources() if path.suffix == ".py" and path.parts[0] in SOURCE_ROOTS}
     assert [] == sorted(folder for folder in holding - listed if "/shoal/" in folder), "on disk, but not listed"
+
+
+def declared(*extras: str) -> set[str]:
+    """Names of the distributions that the project asks for with these extras, as they are imported."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [r for extra in extras for r in project["optional-dependencies"][extra]]
+    names = {re.split(r"[\[<>=!~ ;]", requirement)[0].lower() for requirement in wanted}
+    imported_as = {"protobuf": "google", "grpcio": "grpc", "grpcio-health-checking": "grpc_health",
+                   "grpcio-reflection": "grpc_reflection"}  # fmt: skip
+    return {imported_as.get(name, name).replace("-", "_") for name in names}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(
+    ("root", "extras"),
+    [
+        ("proto", ()),
+        ("router", ("router",)),
+        ("kernels", ("worker", "gpu")),
+        ("workers", ("worker", "gpu")),
+        ("cluster", ("worker", "router", "dev")),
+    ],
+)
+def test_every_import_is_declared(root: str, extras: tuple[str, ...]) -> None:
+    """A router image has what the extra `router` names and no more; the same for workers."""
+    known = declared(*extras) | set(sys.stdlib_module_names) | {"shoal"}
+    ours = [path for path in sources() if path.suffix == ".py" and path.parts[:2] == (root, "shoal")]
+    undeclared = {f"{path}: {name}" for path in ours for name in imports_of(path) - known}
+    assert set() == undeclared
 
 
 def test_no_lock_names_a_host() -> None:
