@@ -48,9 +48,10 @@ class Cursor:
         Raises ConstraintError at a dead end.
         """
         if self._allowed is None:
-            self._allowed = self._find_allowed()
-            if not len(self._allowed) and not self.ended:
+            found = self._find_allowed()
+            if not len(found) and not self.ended:
                 raise ConstraintError(f"no token may follow the {self.position} generated under the constraint")
+            self._allowed = found
         return self._allowed
 
     def advance(self, token: int) -> bool:

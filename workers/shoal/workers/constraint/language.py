@@ -32,13 +32,16 @@ class Text:
         return self._matcher.is_accepting()
 
     def allowed(self) -> Ids:
-        """The text tokens that may follow. Raises ConstraintError."""
+        """The text tokens that may follow, none at a dead end. Raises ConstraintError when finding them costs more
+        than it may."""
         if self._matcher.is_stopped() and not self._matcher.is_error():
             return np.empty(0, dtype=np.int64)
         words = bitmasks.allocate_token_bitmask(1, self._vocabulary.size + 1)
         bitmasks.fill_next_token_bitmask(self._matcher, words)
         if self._matcher.is_error():
-            raise ConstraintError(reason_of(self._matcher.get_error()))
+            if self._matcher.get_error().startswith("NoExtension"):
+                return np.empty(0, dtype=np.int64)
+            raise ConstraintError(f"the grammar costs too much here: {reason_of(self._matcher.get_error())}")
         bits = np.unpackbits(words.view(np.uint8)[0], bitorder="little")
         return np.flatnonzero(bits[: self._vocabulary.size])
 
