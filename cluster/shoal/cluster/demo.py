@@ -147,7 +147,7 @@ def experts(workers: list[dict[str, Any]], console: Console) -> None:
 
 
 def expert_row(worker_id: str, status: worker_pb2.GetStatusResponse) -> tuple[str, ...]:
-    """One line of the table: rank, worker, experts, layers, tokens, the busiest expert."""
+    """One line of the table: rank, worker, layers, experts of each layer, tokens through them, the busiest."""
     held = sorted({one.expert for one in status.expert_loads})
     layers = {one.layer for one in status.expert_loads}
     by_expert: Counter[tuple[int, int]] = Counter()
@@ -155,10 +155,10 @@ def expert_row(worker_id: str, status: worker_pb2.GetStatusResponse) -> tuple[st
         by_expert[one.layer, one.expert] += one.tokens
     busiest = ""
     if by_expert:
-        (layer, expert), tokens = by_expert.most_common(1)[0]
-        busiest = f"{expert} of layer {layer}: {tokens}"
+        (layer, expert), _ = by_expert.most_common(1)[0]
+        busiest = f"layer {layer}, expert {expert}"
     total = str(sum(by_expert.values()))
-    return str(status.identity.rank), worker_id, ranges(held), str(len(layers)), total, busiest
+    return str(status.identity.rank), worker_id, str(len(layers)), ranges(held), total, busiest
 
 
 def ranges(numbers: list[int]) -> str:
