@@ -16,6 +16,7 @@ that holds it. Versions already in the locks are kept unless `--upgrade` is give
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import tempfile
@@ -24,12 +25,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TORCH = "torch==2.13.0"
 ROLES = {"dev": ["dev"], "worker": ["worker"], "router": ["router"]}
+ALONE = ("torch", "torch-cuda", "installer")  # locks that no other resolution begins from
 CUDA = re.compile(r"(nvidia|cuda)-")
 NOT_LINUX = re.compile(r";.*sys_platform == '(win32|emscripten)'")
 HEADER = "# Made by `make lock` from pyproject.toml; do not edit. Install with --require-hashes --no-deps.\n"
 
 
-def resolve(extras: list[str], constraints: list[Path], source: str | None = None) -> list[str]:
+def resolve(
+    extras: list[str], constraints: list[Path], source: str | None = None, find_links: bool = True
+) -> list[str]:
     """One block of lock text per package, as uv resolves them for every supported Python on Linux.
 
     `source` is one requirement to resolve instead of the project's."""
@@ -50,7 +54,8 @@ def resolve(extras: list[str], constraints: list[Path], source: str | None = Non
             command += ["--extra", extra]
         for path in [torch, *constraints]:
             command += ["--constraint", str(path)]
-        text = subprocess.run(command, check=True, input=source, capture_output=True, text=True).stdout
+        environment = {k: v for k, v in os.environ.items() if find_links or k != "UV_FIND_LINKS"}
+        text = subprocess.run(command, check=True, input=source, env=environment, capture_output=True, text=True).stdout
     blocks = re.findall(r"^\S.*(?:\n    .*)*", text, re.MULTILINE)
     return [block for block in blocks if not NOT_LINUX.search(block.splitlines()[0])]
 
@@ -81,23 +86,24 @@ def write(name: str, blocks: list[str]) -> None:
     print(f"requirements/{name}.lock: {len(blocks)} packages")
 
 
+def hashes_of_torch(blocks: list[str]) -> set[str]:
+    return {h for block in blocks if name_of(block) == "torch" for h in re.findall(r"--hash=\S+", block)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Resolve pyproject.toml into hashed locks.")
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
-    old = (
-        []
-        if parser.parse_args().upgrade
-        else [path for path in HERE.glob("*.lock") if path.stem not in ("torch", "installer")]
-    )
+    old = [] if parser.parse_args().upgrade else [path for path in HERE.glob("*.lock") if path.stem not in ALONE]
 
     everything = resolve(ROLES["dev"], old)
     write("dev", [block for block in everything if not is_torch(block)])
-    hashes = {h for block in everything if name_of(block) == "torch" for h in re.findall(r"--hash=\S+", block)}
-    assert hashes, "torch was not resolved"
-    write("torch", [" \\\n    ".join([TORCH, *sorted(hashes)])])
     write("triton", [without_marker(block) for block in everything if name_of(block) == "triton"])
-    write("torch-cuda", [without_marker(block) for block in everything if CUDA.match(block)])
     write("installer", resolve([], [], source="uv"))
+    # Two looks at torch: as the registry has it, CUDA and all, and with the folders of wheels, for the CPU build.
+    published = resolve([], [HERE / "dev.lock", HERE / "triton.lock"], source=TORCH, find_links=False)
+    hashes = hashes_of_torch(published) | hashes_of_torch(everything)
+    write("torch", [" \\\n    ".join([TORCH, *sorted(hashes)])])
+    write("torch-cuda", [without_marker(block) for block in published if CUDA.match(block)])
     for role in ("worker", "router"):
         blocks = resolve(ROLES[role], [HERE / "dev.lock", HERE / "triton.lock"])
         write(role, [block for block in blocks if not is_torch(block)])
