@@ -2,7 +2,7 @@
 # Make the virtual environment $1 and fill it from the locks beside this file. Called by the Makefile.
 #
 #   PYTHON       interpreter to use; without it the first of python3.11, python3.12, python3 that fits
-#   TORCH        what to install as torch instead of torch.lock: a wheel's path, or pip arguments such as
+#   TORCH        what to install as torch instead of what the locks name: a wheel's path, or pip arguments such as
 #                "--index-url URL torch==2.13.0+cpu"
 #   PIP_FIND_LINKS, `pip config get global.find-links`: folders with wheels; uv is told about them too
 set -euo pipefail
@@ -65,13 +65,18 @@ installed_torch() { "$python" -c 'from importlib.metadata import version; print(
 if [ -n "${TORCH:-}" ]; then
     # shellcheck disable=SC2086  # several arguments are meant
     install $TORCH
-elif [ "$(installed_torch)" = "" ]; then
-    if ! has_gpu && ! has_cpu_wheel; then
-        say "This machine shows no GPU, but no CPU build of torch 2.13.0 for $tag is at hand: the CUDA build follows,"
-        say "about 4 GB on disk. To avoid it put torch-2.13.0+cpu-$tag-….whl into a folder and set PIP_FIND_LINKS to"
-        say "that folder, or set TORCH=/path/to/the.whl, and run make again."
+elif [ -z "$(installed_torch)" ]; then
+    if has_cpu_wheel && ! has_gpu; then
+        install --require-hashes --no-deps -r "$here/torch-cpu.lock"
+    else
+        if ! has_gpu; then
+            say "This machine shows no GPU, but no CPU build of torch 2.13.0 for $tag is at hand: the CUDA build follows,"
+            say "about 4 GB on disk. To avoid it put torch-2.13.0+cpu-$tag-….whl into a folder and set PIP_FIND_LINKS"
+            say "to that folder, or set TORCH=/path/to/the.whl, and run make again."
+        fi
+        # Without the folders: a CPU build among them would be taken first and then refused for its hash.
+        (unset UV_FIND_LINKS && install --require-hashes --no-deps -r "$here/torch.lock")
     fi
-    install --require-hashes --no-deps -r "$here/torch.lock"
 fi
 locks=(-r "$here/dev.lock" -r "$here/triton.lock")
 case ${TORCH:-}$(installed_torch) in 2.13.0) locks+=(-r "$here/torch-cuda.lock") ;; esac

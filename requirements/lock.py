@@ -3,14 +3,15 @@
     dev.lock         everything that tests and checks need, torch left out
     worker.lock      what a worker image needs, torch left out
     router.lock      what a router image needs
-    torch.lock       torch alone, with the hashes of every build of the one version, CPU and CUDA
-    torch-cuda.lock  what the CUDA build of torch needs besides; the CPU build needs none of it
+    torch-cpu.lock   torch alone, the CPU build, from a folder of wheels
+    torch.lock       torch alone, as the registry has it: on Linux the CUDA build
+    torch-cuda.lock  what the CUDA build needs besides
     installer.lock   uv itself
     triton.lock      the kernel compiler: part of the CUDA build, and of tests, where it interprets
 
 torch stands apart because its builds differ by machine, not by project: a machine without a GPU must not be handed
-gigabytes of CUDA because a lock said so. Needs uv; the CPU wheel's hash is recorded when UV_FIND_LINKS names a folder
-that holds it. Versions already in the locks are kept unless `--upgrade` is given.
+gigabytes of CUDA because a lock said so. Needs uv; torch-cpu.lock is written when UV_FIND_LINKS names a folder
+that holds it, and kept otherwise. Versions already in the locks are kept unless `--upgrade` is given.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TORCH = "torch==2.13.0"
 ROLES = {"dev": ["dev"], "worker": ["worker"], "router": ["router"]}
-ALONE = ("torch", "torch-cuda", "installer")  # locks that no other resolution begins from
+ALONE = ("torch", "torch-cpu", "torch-cuda", "installer")  # locks that no other resolution begins from
 CUDA = re.compile(r"(nvidia|cuda)-")
 NOT_LINUX = re.compile(r";.*sys_platform == '(win32|emscripten)'")
 HEADER = "# Made by `make lock` from pyproject.toml; do not edit. Install with --require-hashes --no-deps.\n"
@@ -86,10 +87,6 @@ def write(name: str, blocks: list[str]) -> None:
     print(f"requirements/{name}.lock: {len(blocks)} packages")
 
 
-def hashes_of_torch(blocks: list[str]) -> set[str]:
-    return {h for block in blocks if name_of(block) == "torch" for h in re.findall(r"--hash=\S+", block)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Resolve pyproject.toml into hashed locks.")
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
@@ -99,10 +96,10 @@ def main() -> None:
     write("dev", [block for block in everything if not is_torch(block)])
     write("triton", [without_marker(block) for block in everything if name_of(block) == "triton"])
     write("installer", resolve([], [], source="uv"))
-    # Two looks at torch: as the registry has it, CUDA and all, and with the folders of wheels, for the CPU build.
     published = resolve([], [HERE / "dev.lock", HERE / "triton.lock"], source=TORCH, find_links=False)
-    hashes = hashes_of_torch(published) | hashes_of_torch(everything)
-    write("torch", [" \\\n    ".join([TORCH, *sorted(hashes)])])
+    write("torch", [without_marker(block) for block in published if name_of(block) == "torch"])
+    if cpu := [without_marker(block) for block in everything if block.startswith(f"{TORCH}+cpu")]:
+        write("torch-cpu", cpu)
     write("torch-cuda", [without_marker(block) for block in published if CUDA.match(block)])
     for role in ("worker", "router"):
         blocks = resolve(ROLES[role], [HERE / "dev.lock", HERE / "triton.lock"])
