@@ -37,6 +37,11 @@ class Admission:
         """Requests in the queue."""
         return len(self._waiters)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether nobody is admitted any more."""
+        return self._stopping
+
     def stop(self) -> None:
         """Admit nobody any more; who waits is sent away, who runs goes on."""
         self._stopping = True

@@ -23,6 +23,12 @@ class RouterConfig:
     """Address that the gRPC server listens on."""
     port: int = 50051
     """0 takes a free port."""
+    http_host: str = "127.0.0.1"
+    """Address that the OpenAI-compatible HTTP API listens on."""
+    http_port: int = -1
+    """0 takes a free port; -1 serves no HTTP."""
+    http_max_body_bytes: int = 16 * 2**20
+    """Larger bodies are refused."""
     insecure: bool = False
     """Allow listening off loopback in the clear."""
     metrics_host: str = "127.0.0.1"
@@ -66,6 +72,7 @@ class RouterConfig:
 
     def __post_init__(self) -> None:
         for key in (
+            "http_max_body_bytes",
             "max_running",
             "max_choices",
             "max_unread_tokens",
@@ -79,6 +86,8 @@ class RouterConfig:
             self._require(key, getattr(self, key) >= 0, "0 or more")
         self._require("model_dir", self.model_dir != "", "a directory")
         self._require("host", self.host != "", "an address")
+        self._require("http_host", self.http_host != "", "an address")
+        self._require("http_port", -1 <= self.http_port <= 65535, "-1 to 65535")
         self._require("port", 0 <= self.port <= 65535, "0 to 65535")
         self._require("metrics_port", -1 <= self.metrics_port <= 65535, "-1 to 65535")
         self._require("router_id", self.router_id != "", "a name")

@@ -85,23 +85,24 @@ class Rim(grpc.aio.ServerInterceptor):
             async with asyncio.timeout(deadline.remaining):
                 yield
         except asyncio.CancelledError as error:
-            self._ended(name, began, status_of(error))
+            self.ended(name, began, status_of(error))
             raise
         except Exception as error:
             if context.cancelled():
-                self._ended(name, began, status_of(asyncio.CancelledError()))
+                self.ended(name, began, status_of(asyncio.CancelledError()))
                 raise
             status = status_of(error)
-            self._ended(name, began, status, error)
+            self.ended(name, began, status, error)
             if (event := last()) is not None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LAST_WORDS_SECONDS):
                         await context.write(error_event(event, status))
             await context.abort(status.code, status.message, status.trailing)
         else:
-            self._ended(name, began, None)
+            self.ended(name, began, None)
 
-    def _ended(self, name: str, began: float, status: Status | None, error: Exception | None = None) -> None:
+    def ended(self, name: str, began: float, status: Status | None, error: Exception | None = None) -> None:
+        """Count and log a call that ended, whatever it came through: with `status`, None for well."""
         code = "OK" if status is None else status.code.name
         self._metrics.requests.labels(name, code).inc()
         seconds = round(time.monotonic() - began, 4)

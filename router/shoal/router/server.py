@@ -38,6 +38,9 @@ from shoal.router.fleet.pool import WorkerPool
 from shoal.router.fleet.worker_link import LinkSettings
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.render import Renderer
+from shoal.router.http import app as http
+from shoal.router.http.gate import Gate
+from shoal.router.http.listener import Listener
 from shoal.router.inference.chat import Chat
 from shoal.router.inference.generate import Generator
 from shoal.router.inference.service import InferenceService
@@ -60,12 +63,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a router listens. `metrics` is empty when it serves none."""
+    """Where a router listens. `metrics` and `http` are empty when it serves none."""
 
     address: str
     metrics: str
     router_id: str
     pid: int
+    http: str = ""
 
 
 class Router:
@@ -73,10 +77,11 @@ class Router:
 
     def __init__(self, config: RouterConfig, tokenizer: Tokenizer) -> None:
         """Raises StartError when the vocabulary lacks Harmony's control tokens or the address needs TLS."""
-        try:
-            require_loopback_or(config.insecure, config.host, "the router")
-        except InsecureRefusedError as error:
-            raise StartError(f"router.host: {error}") from error
+        for key in ("host", "http_host") if config.http_port >= 0 else ("host",):
+            try:
+                require_loopback_or(config.insecure, getattr(config, key), "the router")
+            except InsecureRefusedError as error:
+                raise StartError(f"router.{key}: {error}") from error
         self._config = config
         self.metrics = Metrics()
         self._redis = connect(config.redis_url) if config.redis_url else None
@@ -101,6 +106,9 @@ class Router:
         )
         generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices)
         service = InferenceService(generator, chat, self.admission, self.metrics, config.max_request_seconds)
+        gate = Gate(chat, generator, self.admission, self.metrics, config.max_request_seconds)
+        self._http_application = http.build(gate, self._parts, config.http_max_body_bytes)
+        self._http: Listener | None = None
         rim = Rim(self.metrics, config.max_request_seconds)
         self._server = grpc.aio.server(interceptors=[rim], options=server_options())
         add_InferenceServiceServicer_to_server(service, self._server)
@@ -119,8 +127,10 @@ class Router:
             port = add_port(self._server, config.host, config.port)
             if config.metrics_port >= 0:
                 self._metrics_server = MetricsServer(self.metrics, config.metrics_host, config.metrics_port)
+            if config.http_port >= 0:
+                self._http = Listener(self._http_application, config.http_host, config.http_port)
         except OSError as error:
-            raise StartError(f"router.port or router.metrics_port: {error}") from error
+            raise StartError(f"router.port, router.http_port or router.metrics_port: {error}") from error
         self.metrics.in_flight.set_function(lambda: self.admission.running)
         self.metrics.queued.set_function(lambda: self.admission.waiting)
         self.metrics.workers.set_function(lambda: len(self.pool.eligible()))
@@ -129,16 +139,20 @@ class Router:
             self._keep_running("membership", self.membership.watch(self._redis, config.registry_poll))
         self._keep_running("health", self._report_health())
         await self._server.start()
+        if self._http is not None:
+            await self._http.start()
         metrics = join_address(config.metrics_host, self._metrics_server.port) if self._metrics_server else ""
-        listening = Listening(join_address(config.host, port), metrics, config.router_id, os.getpid())
-        _log.info("router_listening", address=listening.address, metrics=metrics)
+        address, http_address = join_address(config.host, port), self._http.address if self._http is not None else ""
+        listening = Listening(address, metrics, config.router_id, os.getpid(), http_address)
+        _log.info("router_listening", address=address, http=http_address, metrics=metrics)
         return listening
 
     async def stop(self, grace: float | None = None) -> None:
         """Refuse new requests, give running ones `grace` seconds (default: as configured), then let go of all."""
         await self._health.enter_graceful_shutdown()
         self.admission.stop()
-        await self._server.stop(self._config.drain_seconds if grace is None else grace)
+        patience = self._config.drain_seconds if grace is None else grace
+        await asyncio.gather(self._server.stop(patience), self._http.stop(patience) if self._http else _nothing())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -164,11 +178,19 @@ class Router:
         serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set("", serving)
         while True:
-            generates = bool(self.pool.eligible())
-            keeps = self._redis is not None and self.membership.age < _STALE_REGISTRY
-            await self._health.set(INFERENCE, serving if generates else not_serving)
-            await self._health.set(SESSIONS, serving if keeps else not_serving)
+            parts = self._parts()
+            await self._health.set(INFERENCE, serving if parts["generate"] else not_serving)
+            await self._health.set(SESSIONS, serving if parts["sessions"] else not_serving)
             await asyncio.sleep(_HEALTH_PERIOD)
+
+    def _parts(self) -> dict[str, bool]:
+        """Which parts serve."""
+        keeps = self._redis is not None and self.membership.age < _STALE_REGISTRY
+        return {"generate": bool(self.pool.eligible()) and not self.admission.stopping, "sessions": keeps}
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def run(

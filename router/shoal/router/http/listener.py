@@ -1,0 +1,78 @@
+"""uvicorn on the router's own event loop: it neither owns the process nor its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from shoal.wire.credentials import join_address
+
+_MOST_HEADER_BYTES = 64 * 1024
+_KEEP_ALIVE_SECONDS = 30
+_BACKLOG = 1024
+
+
+class _Server(uvicorn.Server):
+    """Says when it accepts connections, and leaves signals to the router."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.accepting = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn.Server."""
+        await super().startup(sockets)
+        self.accepting.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """None."""
+        yield
+
+
+class Listener:
+    """Serves an application on one address."""
+
+    def __init__(self, application: ASGIApp, host: str, port: int) -> None:
+        """Listens at once; port 0 takes a free one. Raises OSError when it cannot be had."""
+        bare = host.strip("[]")
+        family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+        self._socket = socket.create_server((bare, port), family=family, backlog=_BACKLOG)
+        self.address = join_address(host, self._socket.getsockname()[1])
+        config = uvicorn.Config(
+            application,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            http="h11",
+            h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        )
+        self._server = _Server(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Accept connections."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="http")
+        await self._server.accepting.wait()
+
+    async def stop(self, grace: float) -> None:
+        """Accept nothing more, give running requests `grace` seconds, then cancel them. Calling it again hurries."""
+        if self._task is None:
+            self._socket.close()
+            return
+        self._server.should_exit = True
+        _, running = await asyncio.wait({self._task}, timeout=grace)
+        if running:
+            for request in self._server.server_state.tasks:
+                request.cancel()
+            self._server.force_exit = True
+        await asyncio.wait({self._task}, timeout=5)
