@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.router.harmony.builtin import BROWSER, PYTHON
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.message import ChatMessage, Rendered, runs_of, visible
+from shoal.router.harmony.namespace import Function
 from shoal.router.harmony.parse import Closed, Delta, Opened, Parser
 from shoal.router.harmony.render import Renderer, SystemSettings
 from shoal.router.tokenizer import Tokenizer
@@ -43,6 +45,15 @@ def pieces_of(tokenizer: Tokenizer, ids: tuple[int, ...]) -> list[Any]:
     return found
 
 
+def rendered_by_us(case: dict[str, Any], renderer: Renderer, tokenizer: Tokenizer) -> list[Any]:
+    """The prompt of a conversation of `tests.oracle.conversations`."""
+    namespaces = {"browser": BROWSER, "python": PYTHON}
+    settings = SystemSettings(**case["system"], namespaces=tuple(namespaces[name] for name in case.get("builtin", ())))
+    functions = [Function(**function) for function in case.get("functions", ())]
+    messages = [ChatMessage(**fields) for fields in case["messages"]]
+    return pieces_of(tokenizer, ids_of_prompt(renderer.prompt(settings, messages, functions)))
+
+
 def ids_of_prompt(prompt: list[Rendered]) -> tuple[int, ...]:
     """Everything the model reads."""
     return tuple(token for piece in prompt for token in piece.ids)
@@ -52,9 +63,8 @@ def ids_of_prompt(prompt: list[Rendered]) -> tuple[int, ...]:
 def test_renders_as_openai_harmony_does(case: dict[str, Any], renderer: Renderer, tokenizer: Tokenizer) -> None:
     """Text and control tokens are the same, piece by piece; finished reasoning is left out."""
     messages = [ChatMessage(**fields) for fields in case["messages"]]
-    settings = SystemSettings(**case["system"])
 
-    assert pieces_of(tokenizer, ids_of_prompt(renderer.prompt(settings, messages))) == case["pieces"]
+    assert rendered_by_us(case, renderer, tokenizer) == case["pieces"]
     kept = [message for i, message in enumerate(messages) if i not in case["left_out"]]
     assert visible(messages) == kept
 

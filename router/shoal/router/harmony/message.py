@@ -38,6 +38,7 @@ class ChatMessage:
     channel: str = ""
     recipient: str = ""
     name: str = ""  # of a tool, such as "functions.lookup"
+    call_id: str = ""  # of a tool call, and in a tool's message the call that it answers; the model does not see it
     content_type: str = ""  # such as "json"
     rendered: Rendered | None = None  # ids from an earlier rendering, used instead of a new one
 
@@ -51,20 +52,16 @@ class Run:
 
 
 def visible(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """The messages that the model sees again: all but the reasoning of turns that are over.
+    """The messages that the model sees again: all but the reasoning before the user's last word.
 
-    A turn is over once it was answered on the final channel or the user spoke again, so within a tool loop the
-    reasoning since the user's last word stays.
+    So within a tool loop the reasoning stays, however many calls it takes; it goes when the user speaks again.
 
     >>> thought, answer = ChatMessage("assistant", "hm", "analysis"), ChatMessage("assistant", "4", "final")
     >>> question = ChatMessage("user", "?")
     >>> visible([question, thought, answer, question, thought]) == [question, answer, question, thought]
     True
     """
-    over = -1
-    for index, message in enumerate(messages):
-        if message.role == "user" or (message.role == "assistant" and message.channel == "final"):
-            over = index
+    over = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
     return [
         message
         for index, message in enumerate(messages)

@@ -46,6 +46,9 @@ class Closed:
     text: str
     content_ids: tuple[int, ...]
     end: int | None  # None: cut off
+    header_ids: tuple[int, ...] = ()
+    """The header as it was written, from after the previous message's end to `<|message|>`; empty when it needed
+    repair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,9 @@ class Parser:
         self._unfinished = _Unfinished(True, Detokenizer(tokenizer))
         self._messages = 0
         self._header = Header("assistant", "final")
+        self._written: list[int] = []  # since the previous message's end, and whether all of that was in order
+        self._sound = True
+        self._header_ids: tuple[int, ...] = ()
         self._content: list[int] = []
         self._text: list[str] = []
         self._detokenizer = Detokenizer(tokenizer)
@@ -116,6 +122,8 @@ class Parser:
     def push(self, token: int) -> list[Event]:
         """Read one token."""
         is_control = token in self._controls
+        if self._state is not _State.CONTENT:
+            self._written.append(token)
         match self._state:
             case _State.HEADER:
                 return self._control_in_header(token) if is_control else self._text_in_header(token)
@@ -132,7 +140,8 @@ class Parser:
         self._state = _State.OUTSIDE
         if not begun:
             return []
-        return [Repaired("truncated_header", "the output ended inside a header"), *self._open(), *self._close(None)]
+        repaired = self._repaired("truncated_header", "the output ended inside a header")
+        return [repaired, *self._open(), *self._close(None)]
 
     def _text_in_header(self, token: int) -> list[Event]:
         header = self._unfinished
@@ -141,7 +150,8 @@ class Parser:
             return []
         # What was taken for a header is an answer whose header is missing: give it back as text.
         self._unfinished = _Unfinished(True, Detokenizer(self._tokenizer), channel="final")
-        events: list[Event] = [Repaired("missing_header", "text without a header, read as an answer"), *self._open()]
+        repaired = self._repaired("missing_header", "text without a header, read as an answer")
+        events: list[Event] = [repaired, *self._open()]
         for held in header.ids:
             events += self._add(held)
         return events
@@ -153,30 +163,32 @@ class Parser:
         if token == control.channel:
             again = header.channel is not None
             header.channel, header.constrain = "", None
-            return [Repaired("malformed_header", "two channels in one header; the second holds")] if again else []
+            return [self._repaired("malformed_header", "two channels in one header; the second holds")] if again else []
         if token == control.constrain:
             header.constrain = ""
             return []
         if token == control.start:
             empty = not header.ids and header.channel is None
             self._begin_header(author_given=False)
-            return [] if empty else [Repaired("abandoned_header", "a header was begun twice")]
+            repaired = self._repaired("abandoned_header", "a header was begun twice")
+            return [] if empty else [repaired]
         if token in self._ends:
-            return [Repaired("malformed_header", "a message without content"), *self._open(), *self._close(token)]
+            repaired = self._repaired("malformed_header", "a message without content")
+            return [repaired, *self._open(), *self._close(token)]
         return [self._stray(token)]
 
     def _control_in_content(self, token: int) -> list[Event]:
         if token in self._ends:
             return self._close(token)
         if token in (self._control.start, self._control.channel):
-            events = [*self._close(None), Repaired("missing_end", "a message began inside another")]
+            events = [*self._close(None), self._repaired("missing_end", "a message began inside another")]
             self._begin_header(author_given=token == self._control.channel)
             return events if token == self._control.start else [*events, *self._control_in_header(token)]
         return [self._stray(token)]
 
     def _text_outside(self, token: int) -> list[Event]:
         self._begin_header(author_given=False)
-        return [Repaired("missing_start", "text between messages"), *self._text_in_header(token)]
+        return [self._repaired("missing_start", "text between messages"), *self._text_in_header(token)]
 
     def _control_outside(self, token: int) -> list[Event]:
         if token == self._control.start:
@@ -184,7 +196,7 @@ class Parser:
             return []
         if token in (self._control.channel, self._control.message):
             self._begin_header(author_given=True)
-            return [Repaired("missing_start", "a header without its beginning"), *self._control_in_header(token)]
+            return [self._repaired("missing_start", "a header without its beginning"), *self._control_in_header(token)]
         return [self._stray(token)]
 
     def _begin_header(self, author_given: bool) -> None:
@@ -196,6 +208,7 @@ class Parser:
         if header.role != "assistant":
             repairs.append("foreign_author")
         self._header = replace(header, role="assistant")
+        self._header_ids = tuple(self._written) if self._sound and not repairs else ()
         self._state = _State.CONTENT
         self._content, self._text = [], []
         self._messages += 1
@@ -215,7 +228,13 @@ class Parser:
     def _close(self, end: int | None) -> list[Event]:
         events = self._delta(self._detokenizer.finish())
         self._state = _State.OUTSIDE
-        return [*events, Closed(self._header, "".join(self._text), tuple(self._content), end)]
+        self._written, self._sound = [], True
+        return [*events, Closed(self._header, "".join(self._text), tuple(self._content), end, self._header_ids)]
 
     def _stray(self, token: int) -> Repaired:
-        return Repaired("stray_token", f"the control token {token} was out of place and is left out")
+        return self._repaired("stray_token", f"the control token {token} was out of place and is left out")
+
+    def _repaired(self, code: str, message: str) -> Repaired:
+        """What is reported; the header that is being written is not sound."""
+        self._sound = False
+        return Repaired(code, message)
