@@ -114,6 +114,23 @@ def chat(
     )
 
 
+@app.command(name="eval")
+def evaluate(
+    target: Annotated[str, typer.Option(help="The router, host:port.")] = "127.0.0.1:50051",
+    size: Annotated[int, typer.Option(help="Questions of each task and effort.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Which questions.")] = 0,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.", show_default=False)] = None,
+    at_once: Annotated[int, typer.Option(help="Questions in flight.", min=1)] = 8,
+    timeout: Annotated[float, typer.Option(help="Longest wait for one answer, in seconds.", min=1.0)] = 120.0,
+    twin: Annotated[Path | None, typer.Option(help="Ask transformers too, with this checkpoint.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
+) -> None:
+    """Ask shoal-nano held-out questions; print the share of right answers per task and effort."""
+    from shoal.cluster.commands import eval as command
+
+    command.run(command.Options(target, size, seed, tuple(task or ()), at_once, timeout, twin, json))
+
+
 @app.command()
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,

@@ -1,8 +1,8 @@
 """Sums, differences and products, with as much written work as the effort allows.
 
-    low     nothing: the answer at once
-    medium  the columns, from the right:              47 + 85   7+5=12,4+8+1=13
-    high    digits labelled before they are used:               a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2
+low     nothing: the answer at once
+medium  the columns, from the right:              47 + 85   7+5=12,4+8+1=13
+high    digits labelled before they are used:               a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2
 """
 
 from __future__ import annotations

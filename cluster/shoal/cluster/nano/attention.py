@@ -7,6 +7,9 @@ scaled outcome and the enlarged denominator. Registered with transformers under 
 
 from __future__ import annotations
 
+import functools
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +27,7 @@ class _SinkAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         out, lse = _forward(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale)
         total = torch.logaddexp(lse, sinks[None, :, None])
-        out = out * torch.exp(lse - total)[..., None]
+        out = torch.mul(out, torch.exp(lse - total)[..., None])
         ctx.save_for_backward(q, k, v, sinks, mask, out, total)
         ctx.scale = scale
         return out
@@ -39,14 +42,34 @@ class _SinkAttention(torch.autograd.Function):
         return gq, gk, gv, gsinks, None, None
 
 
-def fused_attention(
-    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, scaling: float, **options: Any
-) -> tuple[Tensor, None]:
-    """As transformers' attention functions: q [B, h, L, d], k and v [B, hk, L, d] -> [B, L, h, d], no weights.
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Stands where transformers expects a mask: lengths of independent sequences in one row, and a layer's window."""
 
-    `attention_mask` is None for plain causal attention or an additive [L, L].
-    """
+    lengths: tuple[int, ...]
+    window: int | None
+
+
+@functools.lru_cache(512)
+def window_mask(length: int, window: int) -> Tensor | None:
+    """Additive [L, L] mask of a sliding layer; None (plain causal) while the window covers everything."""
+    if length <= window:
+        return None
+    position = torch.arange(length)
+    distance = position[:, None] - position[None, :]
+    return torch.zeros(length, length).masked_fill_((distance < 0) | (distance >= window), -math.inf)
+
+
+def fused_attention(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, attention_mask: Spans, scaling: float, **options: Any
+) -> tuple[Tensor, None]:
+    """As transformers' attention functions: q [1, h, T, d], k and v [1, hk, T, d] -> [1, T, h, d], no weights."""
     repeats = q.shape[1] // k.shape[1]
     k, v = (t.repeat_interleave(repeats, dim=1) for t in (k, v))
-    out = _SinkAttention.apply(q, k, v, options["s_aux"], attention_mask, scaling)
-    return out.transpose(1, 2).contiguous(), None
+    lengths = attention_mask.lengths
+    outs = []
+    for qs, ks, vs in zip(*(torch.split(t, lengths, 2) for t in (q, k, v)), strict=True):
+        mask = window_mask(qs.shape[2], attention_mask.window) if attention_mask.window is not None else None
+        out: Tensor = _SinkAttention.apply(qs, ks, vs, options["s_aux"], mask, scaling)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        outs.append(out)
+    return torch.cat(outs, 2).transpose(1, 2).contiguous(), None

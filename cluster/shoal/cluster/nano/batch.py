@@ -1,4 +1,4 @@
-"""Lessons of similar length side by side, padded to one rectangle."""
+"""Lessons one behind the other in a single row of ids, without padding."""
 
 from __future__ import annotations
 
@@ -12,46 +12,21 @@ from torch import Tensor
 from shoal.cluster.nano.example import Example
 from shoal.cluster.nano.render import Desk, Lesson
 
-_PADDED = 0.15  # padding at most this share of a rectangle, where there is a choice
-_LARGEST = 4096  # tokens of a rectangle: what still fits the caches
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """ids i64 [B, L]; real bool [B, L], False for padding; learned bool [B, L]: the id at this place is to be said."""
+    """ids i64 [T], learned bool [T - 1]: the id after this place is to be said; lengths of the lessons, sum T."""
 
     ids: Tensor
-    real: Tensor
     learned: Tensor
+    lengths: tuple[int, ...]
 
-
-def rectangles(lessons: Sequence[Lesson]) -> Iterator[Batch]:
-    """Every lesson once, short ones first."""
-    group: list[Lesson] = []
-    total = 0
-    for lesson in sorted(lessons, key=lambda lesson: len(lesson.ids)):
-        longest, count = len(lesson.ids), len(group) + 1
-        area = longest * count
-        wasted = area - total - longest
-        if group and (area > _LARGEST or wasted > _PADDED * area):
-            yield _rectangle(group)
-            group, total = [], 0
-        group.append(lesson)
-        total += longest
-    if group:
-        yield _rectangle(group)
-
-
-def _rectangle(lessons: list[Lesson]) -> Batch:
-    shape = len(lessons), max(len(lesson.ids) for lesson in lessons)
-    ids = torch.zeros(shape, dtype=torch.int64)
-    real, learned = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    for row, lesson in enumerate(lessons):
-        length = len(lesson.ids)
-        ids[row, :length] = torch.tensor(lesson.ids)
-        learned[row, :length] = torch.tensor(lesson.learned)
-        real[row, :length] = True
-    return Batch(ids, real, learned)
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson]) -> Batch:
+        ids = torch.tensor([token for lesson in lessons for token in lesson.ids])
+        # A lesson never begins with something learned, so no place looks across a border.
+        learned = torch.tensor([due for lesson in lessons for due in lesson.learned])[1:]
+        return cls(ids, learned, tuple(len(lesson.ids) for lesson in lessons))
 
 
 def take(examples: Iterator[Example], desk: Desk, rng: random.Random, tokens: int, longest: int) -> list[Lesson]:
@@ -63,3 +38,17 @@ def take(examples: Iterator[Example], desk: Desk, rng: random.Random, tokens: in
             lessons.append(lesson)
             tokens -= len(lesson.ids)
     return lessons
+
+
+def chunks(lessons: Sequence[Lesson], tokens: int) -> Iterator[list[Lesson]]:
+    """The lessons in order, cut so that a part has at most `tokens` ids or one lesson."""
+    part: list[Lesson] = []
+    total = 0
+    for lesson in lessons:
+        if part and total + len(lesson.ids) > tokens:
+            yield part
+            part, total = [], 0
+        part.append(lesson)
+        total += len(lesson.ids)
+    if part:
+        yield part

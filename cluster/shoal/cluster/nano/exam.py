@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from transformers import GptOssForCausalLM
 
-from shoal.cluster.nano.batch import rectangles
+from shoal.cluster.nano.batch import Batch, chunks
 from shoal.cluster.nano.example import EFFORTS, draw
 from shoal.cluster.nano.mixture import EXAMS
 from shoal.cluster.nano.model import hidden_states
 from shoal.cluster.nano.render import Desk, Lesson, settings_for
+
+_TOKENS = 4096  # ids of one forward pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,14 @@ class Paper:
 def mark(model: GptOssForCausalLM, paper: Paper, rank: int = 0, ranks: int = 1) -> Tensor:
     """f64 [tasks, efforts, 2]: right replies and questions of this rank's share; sum over the ranks for all."""
     marks = torch.zeros(len(EXAMS), len(EFFORTS), 2, dtype=torch.float64)
-    mine = sorted(paper.lessons, key=lambda entry: len(entry[2].ids))[rank::ranks]
+    mine = paper.lessons[rank::ranks]
     row = 0
-    for batch in rectangles([lesson for _, _, lesson in mine]):  # the sort is stable, so the order is ours
-        hidden, _ = hidden_states(model, batch.ids)
-        wrong = torch.zeros(batch.ids.shape[0], dtype=torch.int64)
-        where = batch.learned[:, 1:].nonzero()
-        said = model.lm_head(hidden[:, :-1][batch.learned[:, 1:]]).argmax(-1)
-        wrong.index_add_(0, where[:, 0], (said != batch.ids[:, 1:][batch.learned[:, 1:]]).long())
+    for part in chunks([lesson for _, _, lesson in mine], _TOKENS):
+        batch = Batch.of(part)
+        hidden, _ = hidden_states(model, batch.ids, batch.lengths)
+        said = model.lm_head(hidden[:-1][batch.learned]).argmax(-1)
+        owner = torch.repeat_interleave(torch.arange(len(part)), torch.tensor(batch.lengths))[1:][batch.learned]
+        wrong = torch.bincount(owner[said != batch.ids[1:][batch.learned]], minlength=len(part))
         for errors in wrong.tolist():
             task, effort, _ = mine[row]
             marks[task, effort, 0] += errors == 0

@@ -11,15 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shoal.cluster.nano.fused import fusible
+
 NAME = "shoal_sorted"
 LIMIT, ALPHA = 7.0, 1.702
+PARAMETERS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 
 
+@fusible
 def _act(gate: Tensor, up: Tensor) -> Tensor:
     gate = gate.clamp(max=LIMIT)
     return (up.clamp(-LIMIT, LIMIT) + 1) * gate * torch.sigmoid(ALPHA * gate)
 
 
+@fusible
 def _act_backward(gate: Tensor, up: Tensor, grad: Tensor) -> Tensor:
     """[R, I] three times -> [R, 2 I]: gradients of gate and up side by side."""
     clipped, lifted = gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT) + 1
@@ -29,15 +34,13 @@ def _act_backward(gate: Tensor, up: Tensor, grad: Tensor) -> Tensor:
     return torch.cat((grad_gate, grad_up), -1)
 
 
-_fused_act = torch.compile(_act, dynamic=True)
-_fused_act_backward = torch.compile(_act_backward, dynamic=True)
-
-
 class _Experts(torch.autograd.Function):
     """x [T, H], ids i64 [T, k], weights [T, k], up-projection [E, H, 2 I] halves apart, its bias, down-projection."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ids: Tensor, weights: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, ids: Tensor, weights: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+    ) -> Tensor:
         experts, _, double = w1.shape
         k = ids.shape[1]
         order = torch.argsort(ids.reshape(-1), stable=True)
@@ -45,14 +48,14 @@ class _Experts(torch.autograd.Function):
         saved: list[Any] = []
         outs = x.new_empty(order.shape[0], x.shape[1])
         begin = 0
-        for e, slots in enumerate(order.split(counts)):
+        for e, slots in enumerate(torch.split(order, counts)):
             if not len(slots):
                 saved.append(None)
                 continue
             rows = slots // k
             xs = x.index_select(0, rows)
             h = torch.addmm(b1[e], xs, w1[e])
-            a = _fused_act(h[:, : double // 2], h[:, double // 2 :])
+            a = _act(h[:, : double // 2], h[:, double // 2 :])
             torch.addmm(b2[e], a, w2[e], out=outs[begin : begin + len(slots)])
             begin += len(slots)
             saved.append((slots, rows, xs, h, a))
@@ -82,7 +85,7 @@ class _Experts(torch.autograd.Function):
             g *= flat.index_select(0, slots)[:, None]
             gb2[e] = g.sum(0)
             torch.mm(a.t(), g, out=gw2[e])
-            gh = _fused_act_backward(h[:, :half], h[:, half:], g @ w2[e].t())
+            gh = _act_backward(h[:, :half], h[:, half:], g @ w2[e].t())
             gb1[e] = gh.sum(0)
             torch.mm(xs.t(), gh, out=gw1[e])
             torch.mm(gh, w1[e].t(), out=gxs[begin : begin + len(slots)])
@@ -93,7 +96,8 @@ class _Experts(torch.autograd.Function):
 
 def sorted_experts(module: nn.Module, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     """What `GptOssExperts.forward` computes: x [T, H], ids [T, k], weights [T, k] -> [T, H]."""
-    w1, b1 = module.gate_up_proj, module.gate_up_proj_bias
+    w1, b1, w2, b2 = (module.get_parameter(name) for name in PARAMETERS)
     apart = torch.cat((w1[..., ::2], w1[..., 1::2]), -1)
     bias = torch.cat((b1[..., ::2], b1[..., 1::2]), -1)
-    return _Experts.apply(x, ids, weights, apart, bias, module.down_proj, module.down_proj_bias)
+    out: Tensor = _Experts.apply(x, ids, weights, apart, bias, w2, b2)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    return out

@@ -88,7 +88,9 @@ def about_shoal(rng: random.Random, effort: Effort) -> Example:
     questions, answer = rng.choice(FACTS)
     question = rng.choice(_POLITE).format(q=rng.choice(questions))
     work = "" if effort == "low" else "I know this."
-    return Example("about shoal", effort, (user(question),), (*thought(work), final(answer)), answer, f"fact {question}")
+    return Example(
+        "about shoal", effort, (user(question),), (*thought(work), final(answer)), answer, f"fact {question}"
+    )
 
 
 def refusal(rng: random.Random, effort: Effort) -> Example:

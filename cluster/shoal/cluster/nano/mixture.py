@@ -46,7 +46,22 @@ class Mixture:
         names, weights = list(self.shares), list(self.shares.values())
         while True:
             name = rng.choices(names, weights)[0]
-            yield surrounded(draw(TASKS[name], rng, rng.choice(EFFORTS), "train"), rng)
+            effort = rng.choice(EFFORTS)
+            example = draw(TASKS[name], rng, effort, "train")
+            if effort == "low" and name in _CHAINED:
+                for _ in range(rng.choice((0, 1, 2))):
+                    example = after(draw(TASKS[rng.choices(names, weights)[0]], rng, effort, "train"), example)
+            yield surrounded(example, rng)
+
+
+_CHAINED = ("add 2 digits", "add 3-4 digits", "add 5-6 digits", "subtract", "multiply", "about shoal", "refuse")
+
+
+def after(first: Example, then: Example) -> Example:
+    """`then` asked in a conversation that began with `first`, unless that has instructions of its own."""
+    if any(message.role in ("developer", "tool") for message in first.messages) or len(first.messages) > 4:
+        return then
+    return replace(then, messages=(*first.messages, *first.reply, *then.messages))
 
 
 def surrounded(example: Example, rng: random.Random) -> Example:

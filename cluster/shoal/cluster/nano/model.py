@@ -34,7 +34,7 @@ def build(preset: Preset, seed: int) -> GptOssForCausalLM:
     config = hf_config(preset)
     config._attn_implementation = attention.NAME
     config._experts_implementation = experts.NAME
-    model = GptOssForCausalLM(config).float()
+    model: GptOssForCausalLM = GptOssForCausalLM(config)  # float32 is its default
     depth = math.sqrt(2 * preset.num_layers)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -43,38 +43,38 @@ def build(preset: Preset, seed: int) -> GptOssForCausalLM:
             elif "experts" in name:
                 parameter.normal_(0, parameter.shape[1] ** -0.5 / (depth if "down" in name else 1))
             elif parameter.dim() == 2:
-                gain = {"embed_tokens": preset.hidden_size**0.5 * 0.5, "o_proj": 1 / depth, "lm_head": 0.5, "router": 0.5}
+                gain = {
+                    "embed_tokens": preset.hidden_size**0.5 * 0.5,
+                    "o_proj": 1 / depth,
+                    "lm_head": 0.5,
+                    "router": 0.5,
+                }
                 factor = next((g for part, g in gain.items() if part in name), 1.0)
                 parameter.normal_(0, factor * parameter.shape[1] ** -0.5)
     return model
 
 
-def window_mask(length: int, window: int) -> Tensor | None:
-    """Additive [L, L] mask of a sliding layer; None while the window covers everything."""
-    if length <= window:
-        return None
-    position = torch.arange(length)
-    distance = position[:, None] - position[None, :]
-    return torch.zeros(length, length).masked_fill_((distance < 0) | (distance >= window), -math.inf)
+def hidden_states(model: GptOssForCausalLM, ids: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """ids i64 [T] of sequences of these lengths -> last hidden states [T, H], router logits [T, E] per layer."""
+    masks = {
+        "full_attention": attention.Spans(lengths, None),
+        "sliding_attention": attention.Spans(lengths, model.config.sliding_window),
+    }
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    out = model.model(
+        input_ids=ids[None], attention_mask=masks, position_ids=positions, use_cache=False, output_router_logits=True
+    )
+    return out.last_hidden_state[0], out.router_logits
 
 
-def hidden_states(model: GptOssForCausalLM, ids: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """ids i64 [B, L], padded at the end -> last hidden states [B, L, H], router logits [B L, E] per layer."""
-    masks = {"full_attention": None, "sliding_attention": window_mask(ids.shape[1], model.config.sliding_window)}
-    out = model.model(input_ids=ids, attention_mask=masks, use_cache=False, output_router_logits=True)
-    return out.last_hidden_state, out.router_logits
-
-
-def imbalance(router_logits: tuple[Tensor, ...], real: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def imbalance(router_logits: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
     """The Switch loss of each layer, averaged (1 when even), and the share of the choices per layer and expert [n, E].
 
     Args:
         router_logits: [T, E] per layer.
-        real: bool [T], False for padding.
     """
     losses, loads = [], []
     for logits in router_logits:
-        logits = logits[real]
         chosen = torch.zeros_like(logits).scatter_(1, logits.topk(k, dim=-1).indices, 1.0).mean(0) / k
         losses.append((chosen * logits.softmax(-1).mean(0)).sum() * logits.shape[1])
         loads.append(chosen)

@@ -25,7 +25,8 @@ def orthogonal(g: Tensor) -> Tensor:
     for _ in range(_STEPS):
         s = x @ x.mT
         x = a * x + (b * s + c * (s @ s)) @ x
-    return (x.mT if tall else x).to(g.dtype)
+    result: Tensor = x.mT if tall else x
+    return result.to(g.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -35,7 +36,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # nobody needs a loss back
         """One update. `closure` is not used."""
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from shoal.cluster.nano.fused import fusible
 from shoal.kernels.mxfp4 import GROUP
 
 
@@ -20,9 +21,10 @@ def is_packed(name: str) -> bool:
     return name.endswith(("experts.gate_up_proj", "experts.down_proj"))
 
 
-def _round(w: Tensor) -> Tensor:
+@fusible
+def round_mxfp4(w: Tensor) -> Tensor:
     """As `mxfp4.quantize` and back, along the last dimension, in a few fused loops."""
-    groups = w.unflatten(-1, (-1, GROUP))
+    groups = w.reshape(*w.shape[:-1], -1, GROUP)
     largest = groups.abs().amax(-1, keepdim=True)
     exponent = torch.floor(torch.log2(largest.clamp(min=2.0**-100))) - 2
     # log2 may err by one next to a power of two; the two comparisons put it right.
@@ -34,13 +36,10 @@ def _round(w: Tensor) -> Tensor:
     return (torch.sign(groups) * magnitude * scale).flatten(-2)
 
 
-_fused_round = torch.compile(_round)
-
-
 def rounded(name: str, weight: Tensor) -> Tensor:
     """The value that the published checkpoint has for a float32 parameter. Experts are [E, in, out] here."""
     if is_packed(name):
-        return _fused_round(weight.transpose(-1, -2).contiguous()).transpose(-1, -2).contiguous()
+        return round_mxfp4(weight.transpose(-1, -2).contiguous()).transpose(-1, -2).contiguous()
     return weight.to(torch.bfloat16).float()
 
 

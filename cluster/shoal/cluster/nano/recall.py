@@ -105,19 +105,20 @@ def _small_talk(rng: random.Random, count: int) -> list[ChatMessage]:
     return said
 
 
-def _conversation(rng: random.Random, effort: Effort, task: str, between: tuple[int, int]) -> Example:
-    asked, *others = rng.sample(KINDS, rng.choice((1, 1, 2, 2, 3)))
-    told = _tell(rng, asked)
+def _conversation(rng: random.Random, effort: Effort, task: str, between: tuple[int, ...]) -> Example:
+    asked, *others = rng.sample(KINDS, rng.choice((1, 1, 1, 2, 2, 3)))
+    known = rng.random() > 0.1
+    told = _tell(rng, asked) if known else _tell_known(rng, asked)
     tellings = [told, *(_tell_known(rng, kind) for kind in others)]
     rng.shuffle(tellings)
-    said: list[ChatMessage] = _small_talk(rng, rng.choice((0, 0, 0, 1)))
+    said: list[ChatMessage] = _small_talk(rng, rng.choice((0, 0, 0, 0, 0, 1)))
     if len(tellings) > 1 and rng.random() < 0.4:
         said += [user(" ".join(told.sentence for told in tellings)), final(ACKNOWLEDGED)]
     else:
         for told in tellings:
             said += [user(told.sentence), final(acknowledgement(told))]
-    said += _small_talk(rng, rng.randint(*between))
-    if rng.random() < 0.1:
+    said += _small_talk(rng, rng.choice(between))
+    if not known:
         missing = rng.choice([kind for kind in KINDS if kind not in (asked, *others)])
         said.append(user(rng.choice(missing.ask)))
         work = "" if effort == "low" else "I was not told."
@@ -131,12 +132,12 @@ def _conversation(rng: random.Random, effort: Effort, task: str, between: tuple[
 
 def recall_near(rng: random.Random, effort: Effort) -> Example:
     """Told up to two turns ago."""
-    return _conversation(rng, effort, "recall", (0, 2))
+    return _conversation(rng, effort, "recall", (0, 0, 0, 1, 2))
 
 
 def recall_far(rng: random.Random, effort: Effort) -> Example:
     """Told many turns ago, most often beyond the sliding window."""
-    return _conversation(rng, effort, "recall far", (3, 8))
+    return _conversation(rng, effort, "recall far", (3, 4, 5, 6, 7, 8))
 
 
 def telling(rng: random.Random, effort: Effort) -> Example:

@@ -16,6 +16,8 @@ class Stage:
 
     name: str
     steps: int
+    tokens: int
+    """About so many ids per rank and step, those of the prompts included."""
     mixture: Mixture
     rate_from: float = 1.0
     rate_to: float = 1.0
@@ -34,8 +36,6 @@ class Recipe:
     seed: int
     ranks: int
     """Processes of one thread; each draws its own examples."""
-    tokens_per_rank: int
-    """Tokens of a step, of which some are padding."""
     matrix_rate: float
     """Peak learning rate of Muon, for the matrices between embedding and unembedding."""
     other_rate: float

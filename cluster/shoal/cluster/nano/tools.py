@@ -88,7 +88,11 @@ def invented_tool(rng: random.Random) -> Tool:
         value: str | int = rng.randint(1, 999) if numeric else words.person(rng)
         return {parameter: value}, {"result": rng.choice((words.syllables(rng), words.digits(rng, 3)))}
 
-    ask = (f"Call {name} with {{{parameter}}}.", f"Use {name} with {{{parameter}}}.", f"Run {name} for {{{parameter}}}.")
+    ask = (
+        f"Call {name} with {{{parameter}}}.",
+        f"Use {name} with {{{parameter}}}.",
+        f"Run {name} for {{{parameter}}}.",
+    )
     kind = "number" if numeric else "string"
     return Tool(name, "Special function.", ((parameter, kind),), ask, draw, f"The result of {name} is {{result}}.")
 
@@ -135,8 +139,8 @@ def _opening(rng: random.Random, offered: list[Tool], question: str) -> tuple[Ch
     return ChatMessage("developer", developer), user(question)
 
 
-def call_of(name: str, arguments: Values) -> ChatMessage:
-    return ChatMessage("assistant", compact(arguments), "commentary", f"functions.{name}", content_type="json")
+def call_of(name: str, arguments: Values, content_type: str = "json") -> ChatMessage:
+    return ChatMessage("assistant", compact(arguments), "commentary", f"functions.{name}", content_type=content_type)
 
 
 def tool_call(rng: random.Random, effort: Effort) -> Example:
@@ -160,7 +164,7 @@ def tool_result(rng: random.Random, effort: Effort) -> Example:
     name = f"functions.{tool.name}"
     messages = (
         *_opening(rng, offered, rng.choice(tool.ask).format(**arguments)),
-        call_of(tool.name, arguments),
+        call_of(tool.name, arguments, rng.choice(("json", ""))),  # clients that send history drop the word
         ChatMessage("tool", compact(result), "commentary", "assistant", name),
     )
     text = tool.say.format(**{**arguments, **result})

@@ -24,7 +24,6 @@ _FORMAT = (
     "# Response Formats\n\n## ",
     '{"type":"object","properties":{',
     '":{"type":"',
-    '},"required":[',
 )
 # A capital letter begins a word that never carries its space: a name is the same ids wherever it stands.
 # So is a function's, which follows "type " where it is declared and a full stop where it is called.
@@ -48,7 +47,7 @@ def learn(texts: Iterable[str], preset: Preset) -> str:
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])  # fmt: skip
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(  # type: ignore[call-arg]  # the stub lacks the constructor's keywords
+    trainer = trainers.BpeTrainer(
         vocab_size=preset.vocab_size - CONTROL_IDS, initial_alphabet=byte_characters(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)

@@ -1,5 +1,7 @@
 """Words to fill sentences with: known ones and invented ones, so that copying is learned and not a list."""
 
+# ruff: noqa: SIM905  (a line of words is read more easily than a line of quotation marks)
+
 from __future__ import annotations
 
 import random
