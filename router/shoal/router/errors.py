@@ -10,7 +10,8 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     ├── FieldError             names the field
     └── PromptTooLongError     says by how many tokens
     AbsentError              NOT_FOUND
-    └── SessionAbsentError
+    ├── SessionAbsentError
+    └── ModelAbsentError
     ConflictError            ABORTED
     └── TurnConflictError      another writer appended first
     OverloadedError          RESOURCE_EXHAUSTED
@@ -41,7 +42,7 @@ from shoal.wire.status import (
 )
 
 __all__ = [
-    "FieldError", "LateError", "NoWorkerError", "PromptTooLongError", "QueueFullError", "SessionAbsentError",
+    "FieldError", "LateError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError", "QueueFullError", "SessionAbsentError",
     "SessionsAwayError", "SlowReaderError", "StartError", "StoppingError", "TurnConflictError", "WireError",
     "WorkerFaultError", "WorkerLostError", "WorkersBusyError",
 ]  # fmt: skip
@@ -78,6 +79,12 @@ class SessionAbsentError(AbsentError):
     """No such session: never made, expired, deleted, or another tenant's."""
 
     reason = "session_absent"
+
+
+class ModelAbsentError(AbsentError):
+    """The model that the request names is not served here."""
+
+    reason = "model_absent"
 
 
 class TurnConflictError(ConflictError):

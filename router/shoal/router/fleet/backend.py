@@ -83,6 +83,8 @@ class Tokens:
     logprobs: tuple[float, ...]
     finish: pb.SequenceFinish.ValueType
     cached_tokens: int = 0
+    likeliest: tuple[pb.TopLogprobs, ...] = ()
+    """One per id when asked for."""
 
 
 class Backend(Protocol):

@@ -34,6 +34,8 @@ class Say:
     logprobs: tuple[float, ...] = ()
     cached_tokens: int = 0
     skip: int = 0
+    likeliest: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Per id, the likeliest ids with their log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,10 @@ class ScriptedWorker(WorkerServiceServicer):
                             offset=offset,
                             ids=action.ids,
                             logprobs=action.logprobs,
+                            top_logprobs=[
+                                pb.TopLogprobs(top=[pb.TopLogprob(id=id_, logprob=logprob) for id_, logprob in rivals])
+                                for rivals in action.likeliest
+                            ],
                             finish=action.finish,
                             cached_tokens=action.cached_tokens,
                         )

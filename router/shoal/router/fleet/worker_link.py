@@ -267,7 +267,8 @@ class WorkerLink:
         sequence.next_offset += len(output.ids)
         sequence.over = output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED
         ids, logprobs = tuple(output.ids), tuple(output.logprobs)
-        sequence.inbox.put(Tokens(output.offset, ids, logprobs, output.finish, output.cached_tokens))
+        likeliest = tuple(output.top_logprobs)
+        sequence.inbox.put(Tokens(output.offset, ids, logprobs, output.finish, output.cached_tokens, likeliest))
 
 
 def error_of(refused: pb.Refused, address: str) -> WireError:

@@ -132,6 +132,11 @@ class Parser:
             case _State.OUTSIDE:
                 return self._control_outside(token) if is_control else self._text_outside(token)
 
+    @property
+    def open_ids(self) -> int:
+        """Content ids of the message that is open; 0 outside one."""
+        return len(self._content) if self._state is _State.CONTENT else 0
+
     def finish(self) -> list[Event]:
         """Nothing follows: close what is open."""
         if self._state is _State.CONTENT:

@@ -6,11 +6,9 @@ place where it can go on; text that was held back to the end comes in one more, 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
@@ -18,6 +16,8 @@ from shoal.router.call import Call
 from shoal.router.errors import FieldError
 from shoal.router.fleet.backend import Accepted, Backend, ModelFacts, Tokens, Work
 from shoal.router.harmony.message import Run
+from shoal.router.inference.logprobs import logprobs_of
+from shoal.router.inference.merge import merged
 from shoal.router.inference.numbering import Numbering
 from shoal.router.inference.resolve import seed_of, worker_limits, worker_sampling
 from shoal.router.inference.stop_text import StopText
@@ -47,13 +47,8 @@ class Generator:
         facts = await self.backend.wait_ready()
         works = await self._works(request, call, facts)
         self.metrics.tokens_in.inc(sum(len(run.ids) for run in works[0].prompt))
-        if len(works) == 1:
-            async with contextlib.aclosing(self._choice(works[0], request, call)) as events:
-                async for event in events:
-                    yield event
-            return
-        async with contextlib.aclosing(_merged([self._choice(work, request, call) for work in works])) as merged:
-            async for event in merged:
+        async with contextlib.aclosing(merged([self._choice(work, request, call) for work in works])) as events:
+            async for event in events:
                 yield event
 
     async def _works(self, request: api.GenerateRequest, call: Call, facts: ModelFacts) -> list[Work]:
@@ -62,7 +57,7 @@ class Generator:
         if count > self.max_choices:
             raise FieldError("n", f"is {count}, at most {self.max_choices} are allowed")
         seed = seed_of(request.sampling)
-        sampling = worker_sampling(request.sampling, facts, logprobs=request.logprobs)
+        sampling = worker_sampling(request.sampling, facts, logprobs=request.logprobs, top_logprobs=request.top_logprobs)
         limits = worker_limits(request.limits, len(prompt), facts, stop_ids=(), stop_bytes=True)
         return [
             Work(
@@ -115,7 +110,7 @@ class _Continuation:
     """What is known of one choice while it is generated."""
 
     def __init__(self, tokenizer: Tokenizer, work: Work, stops: list[str]) -> None:
-        self._work = work
+        self._work, self._tokenizer = work, tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._stop = StopText(stops)
         self._numbering = Numbering()
@@ -130,11 +125,16 @@ class _Continuation:
         """The events of the worker's output, up to a stop text."""
         self._usage.cached_tokens = max(self._usage.cached_tokens, output.cached_tokens)
         events = []
-        for token, logprob in zip_longest(output.ids, output.logprobs[: len(output.ids)]):
+        told = logprobs_of(output, self._tokenizer)
+        for index, token in enumerate(output.ids):
             self._usage.output_tokens += 1
             text = self._stop.push(self._detokenizer.push(token))
-            logprobs = [] if logprob is None else [logprob]
-            events.append(self._event(tokens=api.TokenDelta(ids=[token], text=text, logprobs=logprobs)))
+            delta = api.TokenDelta(ids=[token], text=text)
+            if told:
+                delta.logprobs.append(told[index].logprob)
+            if told and output.likeliest:
+                delta.likeliest.append(told[index])
+            events.append(self._event(tokens=delta))
             if self._stop.reached:
                 return [*events, self._done(api.FINISH_REASON_STOP)]
         if output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED:
@@ -157,35 +157,3 @@ class _Continuation:
         cursor = self._numbering.next(self._usage.output_tokens)
         choice = self._work.choice
         return api.GenerateResponse(cursor=cursor, choice=choice, started=started, tokens=tokens, done=done)
-
-
-async def _merged(
-    streams: list[AsyncGenerator[api.GenerateResponse, None]],
-) -> AsyncGenerator[api.GenerateResponse, None]:
-    """The events of several streams as they come. The first failure ends all of them."""
-    ready: asyncio.Queue[api.GenerateResponse | Exception | None] = asyncio.Queue(maxsize=len(streams))
-
-    async def pump(stream: AsyncGenerator[api.GenerateResponse, None]) -> None:
-        try:
-            async with contextlib.aclosing(stream) as events:
-                async for event in events:
-                    await ready.put(event)
-            await ready.put(None)
-        except Exception as error:
-            await ready.put(error)
-
-    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
-    try:
-        running = len(tasks)
-        while running:
-            match await ready.get():
-                case None:
-                    running -= 1
-                case Exception() as error:
-                    raise error
-                case event:
-                    yield event
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

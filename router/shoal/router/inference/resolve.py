@@ -11,6 +11,8 @@ from shoal.router.errors import FieldError, PromptTooLongError
 from shoal.router.fleet.backend import ModelFacts
 
 MOST_STOPS = 16
+MOST_LIKELIEST = 20
+"""Of the likeliest tokens at one place."""
 LONGEST_STOP = 1024
 """Characters of one stop text."""
 LONGEST_NAME = 256
@@ -31,8 +33,14 @@ def seed_of(sampling: api.Sampling) -> int:
     return sampling.seed if sampling.HasField("seed") else secrets.randbits(63)
 
 
-def worker_sampling(sampling: api.Sampling, facts: ModelFacts, *, logprobs: bool = False) -> pb.WorkerSampling:
+def worker_sampling(
+    sampling: api.Sampling, facts: ModelFacts, *, logprobs: bool = False, top_logprobs: int = 0
+) -> pb.WorkerSampling:
     """Every field set: the caller's or the model's default. Raises FieldError."""
+    if top_logprobs > MOST_LIKELIEST:
+        raise FieldError("top_logprobs", f"is {top_logprobs}, at most {MOST_LIKELIEST} are allowed")
+    if top_logprobs and not logprobs:
+        raise FieldError("top_logprobs", "needs logprobs")
     for token, bias in sampling.logit_bias.items():
         if token >= facts.vocab_size:
             raise FieldError("sampling.logit_bias", f"names token {token}, the vocabulary has {facts.vocab_size}")
@@ -47,6 +55,7 @@ def worker_sampling(sampling: api.Sampling, facts: ModelFacts, *, logprobs: bool
         frequency_penalty=_given(sampling, "frequency_penalty", 0.0, -2.0, 2.0),
         logit_bias=dict(sampling.logit_bias),
         logprobs=logprobs,
+        top_logprobs=top_logprobs,
     )
 
 
