@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from shoal.router.errors import StartError
@@ -49,6 +50,15 @@ class RouterConfig:
     """Requests waiting for room; more are refused."""
     max_choices: int = 16
     """Most continuations of one prompt."""
+    model_name: str = ""
+    """What clients call the model; empty: the name of `model_dir`."""
+    well_formed: bool = False
+    """Have workers keep the headers of every turn well-formed, also where no tool or format is asked for. Costs a mask
+    per token; without it the parser repairs what a model gets wrong."""
+    tool_rounds: int = 16
+    """Most calls of the server's tools in one turn."""
+    tool_seconds: float = 120.0
+    """Most time that they may take together in one turn."""
     max_unread_tokens: int = 8192
     """Tokens kept for a client that does not read, per continuation; with more it is cut off."""
     max_request_seconds: float = 3600.0
@@ -80,9 +90,9 @@ class RouterConfig:
             "max_session_ttl_seconds",
         ):
             self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in ("registry_poll", "max_request_seconds", "accept_seconds"):
+        for key in ("registry_poll", "max_request_seconds", "accept_seconds", "tool_seconds"):
             self._require(key, getattr(self, key) > 0, "above 0")
-        for key in ("max_waiting", "worker_wait_seconds", "drain_seconds"):
+        for key in ("tool_rounds", "max_waiting", "worker_wait_seconds", "drain_seconds"):
             self._require(key, getattr(self, key) >= 0, "0 or more")
         self._require("model_dir", self.model_dir != "", "a directory")
         self._require("host", self.host != "", "an address")
@@ -101,6 +111,11 @@ class RouterConfig:
             self._require("workers", valid, "a list of host:port")
         self._require("session_ttl_seconds", self.session_ttl_seconds <= self.max_session_ttl_seconds,
                       "at most max_session_ttl_seconds")  # fmt: skip
+
+    @property
+    def model(self) -> str:
+        """What clients call the model."""
+        return self.model_name or Path(self.model_dir).resolve().name
 
     def _require(self, key: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -41,14 +41,17 @@ from shoal.router.harmony.render import Renderer
 from shoal.router.http import app as http
 from shoal.router.http.gate import Gate
 from shoal.router.http.listener import Listener
-from shoal.router.inference.chat import Chat
+from shoal.router.inference.chat import Chat, ChatSettings
 from shoal.router.inference.generate import Generator
+from shoal.router.inference.models import Models
+from shoal.router.inference.opening import Openings
 from shoal.router.inference.service import InferenceService
 from shoal.router.metrics import Metrics, MetricsServer
 from shoal.router.rim import Rim
 from shoal.router.sessions.redis_store import RedisSessions, connect
 from shoal.router.sessions.service import SessionService
 from shoal.router.tokenizer import Tokenizer
+from shoal.router.tools.runner import Toolbox, ToolRunner
 from shoal.wire.credentials import InsecureRefusedError, add_port, join_address, require_loopback_or
 from shoal.wire.options import server_options
 
@@ -75,7 +78,7 @@ class Listening:
 class Router:
     """One router on the running event loop."""
 
-    def __init__(self, config: RouterConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: RouterConfig, tokenizer: Tokenizer, tools: Sequence[ToolRunner] = ()) -> None:
         """Raises StartError when the vocabulary lacks Harmony's control tokens or the address needs TLS."""
         for key in ("host", "http_host") if config.http_port >= 0 else ("host",):
             try:
@@ -93,19 +96,31 @@ class Router:
         )
         self.admission = Admission(config.max_running, config.max_waiting, time.monotonic)
         control = ControlTokens.of(tokenizer.control)
+        toolbox = Toolbox(tools)
         chat = Chat(
             backend=self.pool,
             tokenizer=tokenizer,
             control=control,
-            renderer=Renderer(tokenizer, control),
-            sessions=store,
+            openings=Openings(
+                renderer=Renderer(tokenizer, control),
+                store=store,
+                toolbox=toolbox,
+                ttl_seconds=config.session_ttl_seconds,
+                max_ttl_seconds=config.max_session_ttl_seconds,
+                today=lambda: datetime.now(UTC).date().isoformat(),
+            ),
             metrics=self.metrics,
-            ttl_seconds=config.session_ttl_seconds,
-            max_ttl_seconds=config.max_session_ttl_seconds,
-            today=lambda: datetime.now(UTC).date().isoformat(),
+            settings=ChatSettings(
+                model=config.model,
+                max_choices=config.max_choices,
+                well_formed=config.well_formed,
+                tool_rounds=config.tool_rounds,
+                tool_seconds=config.tool_seconds,
+            ),
         )
         generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices)
-        service = InferenceService(generator, chat, self.admission, self.metrics, config.max_request_seconds)
+        models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
+        service = InferenceService(generator, chat, models, self.admission, self.metrics, config.max_request_seconds)
         gate = Gate(chat, generator, self.admission, self.metrics, config.max_request_seconds)
         self._http_application = http.build(gate, self._parts, config.http_max_body_bytes)
         self._http: Listener | None = None

@@ -186,7 +186,7 @@ async def test_history_that_the_model_wrote_is_marked(
     given, generated = pb.TOKEN_ROLE_GIVEN, pb.TOKEN_ROLE_GENERATED
     assert [part.role for part in parts] == [given, given, generated, given]
     assert tokenizer.decode(parts[0].ids).endswith("for every message.<|end|>")
-    assert tokenizer.decode(parts[2].ids) == "<|channel|>final<|message|>4 é<|end|>"
+    assert tokenizer.decode(parts[2].ids) == "<|start|>assistant<|channel|>final<|message|>4 é<|end|>"
 
 
 async def test_two_writers_of_one_turn(start_cluster: StartCluster, tokenizer: Tokenizer, redis_url: str) -> None:

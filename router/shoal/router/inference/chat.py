@@ -1,41 +1,56 @@
 """One turn of conversation: history and new messages in, typed events out, the turn stored before the end is told.
 
-load the session → render → generate and parse → append, atomically → done
+load the session → render → generate and parse ⇄ run the server's tools → append, atomically → done
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.call import Call
-from shoal.router.errors import FieldError, SessionsAwayError, TurnConflictError
-from shoal.router.fleet.backend import Accepted, Backend, Work
+from shoal.router.constraint.build import build_constraint
+from shoal.router.constraint.rules import TurnRules
+from shoal.router.errors import FieldError, ModelAbsentError
+from shoal.router.fleet.backend import Accepted, Backend, ModelFacts, Work
 from shoal.router.harmony.control import ControlTokens
-from shoal.router.harmony.message import ChatMessage, Rendered, runs_of
-from shoal.router.harmony.render import Renderer, SystemSettings
-from shoal.router.inference.conversation import effort_of, identity_of, read_messages, spoken
-from shoal.router.inference.resolve import checked_name, seed_of, worker_limits, worker_sampling
+from shoal.router.harmony.message import ChatMessage, Rendered, Run, runs_of
+from shoal.router.inference.merge import merged
+from shoal.router.inference.opening import Opening, Openings
+from shoal.router.inference.resolve import seed_of, worker_limits, worker_sampling
 from shoal.router.inference.turn import TurnReader
 from shoal.router.metrics import Metrics
-from shoal.router.sessions.store import Session, SessionStore, Turn
 from shoal.router.tokenizer import Tokenizer
-
-_LONG_PROMPT = 16_384  # characters; longer ones are rendered off the event loop
+from shoal.router.tools.runner import ToolCall, ToolOutput, ToolRunner, serves
 
 
 @dataclass(frozen=True, slots=True)
-class _Opening:
-    """What a turn starts from."""
+class ChatSettings:
+    """How turns are served."""
 
-    number: int
-    new: tuple[ChatMessage, ...]  # rendered
-    prompt: tuple[Rendered, ...]
-    date: str
-    ttl_seconds: int
+    model: str
+    """What requests may call the model."""
+    max_choices: int = 16
+    well_formed: bool = False
+    """Have workers keep headers well-formed where nothing else is demanded, too."""
+    tool_rounds: int = 16
+    """Most calls of the server's tools in one turn."""
+    tool_seconds: float = 120.0
+    """Most time that they may take together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What all choices of a turn have in common."""
+
+    request: api.ChatRequest
+    call: Call
+    opening: Opening
+    facts: ModelFacts
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,121 +60,174 @@ class Chat:
     backend: Backend
     tokenizer: Tokenizer
     control: ControlTokens
-    renderer: Renderer
-    sessions: SessionStore | None
-    """None: this router has no Redis."""
+    openings: Openings
     metrics: Metrics
-    ttl_seconds: int
-    max_ttl_seconds: int
-    today: Callable[[], str]
-    """The date, YYYY-MM-DD."""
+    settings: ChatSettings
 
     async def events(self, request: api.ChatRequest, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
-        """The events of the turn. Raises WireError; closing it cancels what runs and stores nothing."""
-        opening = await self._open(request, call.tenant)
+        """The events of the turn, each choice's in order. Raises WireError; closing it cancels what runs and stores
+        nothing."""
+        self.check_model(request.model)
+        count = request.n or 1
+        if count > self.settings.max_choices:
+            raise FieldError("n", f"is {count}, at most {self.settings.max_choices} are allowed")
+        opening = await self.openings.open(request, call.tenant)
         facts = await self.backend.wait_ready()
-        runs = runs_of(opening.prompt)
-        prompt_tokens = sum(len(run.ids) for run in runs)
-        work = Work(
+        plan = _Plan(request, call, opening, facts, seed_of(request.sampling))
+        first = [self._work(plan, choice) for choice in range(count)]  # what is wrong with the request shows here
+        self.metrics.tokens_in.inc(sum(len(run.ids) for run in first[0].prompt))
+        async with contextlib.aclosing(merged([self._choice(plan, work) for work in first])) as events:
+            async for event in events:
+                yield event
+
+    async def prompt(self, request: api.ChatRequest, tenant: str) -> list[int]:
+        """The ids that the model would read. Raises as `events`."""
+        self.check_model(request.model)
+        opening = await self.openings.open(request, tenant)
+        return [token for piece in opening.prompt for token in piece.ids]
+
+    def check_model(self, name: str) -> None:
+        """Raises ModelAbsentError unless that is the model; empty stands for it."""
+        if name and name != self.settings.model:
+            raise ModelAbsentError(f"there is no model {name!r}; served is {self.settings.model!r}")
+
+    async def _choice(self, plan: _Plan, work: Work) -> AsyncGenerator[api.ChatResponse, None]:
+        """The events of one choice: rounds of generation with calls of the server's tools between them."""
+        request, call, opening = plan.request, plan.call, plan.opening
+        reader = self._reader(plan, work)
+        meter = self.metrics.meter(call.arrived, call.clock)
+        tools = _ToolTime(self.settings)
+        while True:
+            async with contextlib.aclosing(self.backend.submit(work)) as outputs:
+                async for output in outputs:
+                    if isinstance(output, Accepted):
+                        if not tools.rounds:
+                            for event in self._started(plan, reader, output.worker_id):
+                                yield event
+                        continue
+                    meter.tokens(len(output.ids))
+                    for event in reader.read(output):
+                        yield event
+                    if reader.finish is not None:
+                        break
+            wanted = reader.server_call
+            if wanted is None:
+                break
+            result = await tools.run(_runner(plan, wanted), _tool_call(plan, wanted))
+            yield reader.answered(result.content, failed=result.failed)
+            if tools.spent:
+                yield reader.event(warning=api.Warning(code="tools_spent", message="no more calls in this turn"))
+            if (next_work := self._next_work(plan, work.choice, reader, tools)) is None:
+                reader.finish = api.FINISH_REASON_LENGTH
+                break
+            work = next_work
+        assert reader.finish is not None, "a backend's stream ends with a finish"
+        if request.session_id:
+            turn = opening.turn(reader.messages, call.work_id)
+            await self.openings.sessions().append(call.tenant, request.session_id, turn)
+        yield reader.event(done=api.Done(finish_reason=reader.finish, usage=reader.usage))
+
+    def _reader(self, plan: _Plan, work: Work) -> TurnReader:
+        choice = f"{work.choice}_" if plan.request.n > 1 else ""
+        reader = TurnReader(
+            self.tokenizer,
+            self.control,
+            self.openings.renderer,
+            stops=list(plan.request.limits.stop),
+            call_prefix=f"call_{plan.call.work_id[:12]}_{choice}",
+            choice=work.choice,
+            on_server=lambda recipient: any(serves(runner, recipient) for runner in plan.opening.demands.runners),
+        )
+        reader.usage.input_tokens = sum(len(run.ids) for run in work.prompt)
+        return reader
+
+    @staticmethod
+    def _started(plan: _Plan, reader: TurnReader, worker: str) -> list[api.ChatResponse]:
+        started = api.Started(
+            request_id=plan.call.request_id,
+            seed=plan.seed,
+            session_id=plan.request.session_id,
+            turn=plan.opening.number,
+            worker=worker,
+        )
+        warnings = [api.Warning(code="not_enforced", message=text) for text in plan.opening.warnings]
+        return [reader.event(started=started), *(reader.event(warning=warning) for warning in warnings)]
+
+    def _work(self, plan: _Plan, choice: int) -> Work:
+        """The first round."""
+        return self._round(plan, choice, runs_of(plan.opening.prompt), plan.request.limits, plan.opening.demands.rules)
+
+    def _next_work(self, plan: _Plan, choice: int, reader: TurnReader, tools: _ToolTime) -> Work | None:
+        """The round after a tool's answer; None when no token is left for it."""
+        limits, used = api.Limits(), reader.usage.output_tokens
+        limits.CopyFrom(plan.request.limits)
+        if limits.HasField("max_tokens"):
+            if limits.max_tokens <= used:
+                return None
+            limits.max_tokens -= used
+        limits.min_tokens = max(0, limits.min_tokens - used)
+        said = (message.rendered for message in reader.messages)
+        opening = Rendered(self.openings.renderer.opening)
+        runs = runs_of([*plan.opening.prompt[:-1], *(piece for piece in said if piece is not None), opening])
+        if sum(len(run.ids) for run in runs) >= plan.facts.max_context:
+            return None
+        rules = plan.opening.demands.later(reasoned=reader.usage.reasoning_tokens, may_call=not tools.spent)
+        work = self._round(plan, choice, runs, limits, rules)
+        return replace(work, request_id=f"{plan.call.work_id}-{tools.rounds}")
+
+    def _round(self, plan: _Plan, choice: int, runs: tuple[Run, ...], limits: api.Limits, rules: TurnRules) -> Work:
+        request, call = plan.request, plan.call
+        bound = plan.opening.demands.bind or self.settings.well_formed
+        return Work(
             request_id=call.work_id,
+            choice=choice,  # workers key the random numbers by it, so one seed serves all
             prompt=runs,
-            seed=seed_of(request.sampling),
-            sampling=worker_sampling(request.sampling, facts),
+            seed=plan.seed,
+            sampling=worker_sampling(
+                request.sampling, plan.facts, logprobs=request.logprobs, top_logprobs=request.top_logprobs
+            ),
             limits=worker_limits(
-                request.limits, prompt_tokens, facts, stop_ids=self.control.stops, stop_bytes=False
+                limits, sum(len(run.ids) for run in runs), plan.facts, stop_ids=self.control.stops, stop_bytes=False
             ),  # stop texts are looked for in the answer alone, which only we can tell from reasoning
             deadline=call.deadline.unix,
             cache_salt=call.cache_salt,
             traceparent=call.traceparent,
+            constraint=build_constraint(rules, self.control) if bound else None,
         )
-        self.metrics.tokens_in.inc(prompt_tokens)
-        reader = TurnReader(
-            self.tokenizer,
-            self.control,
-            self.renderer,
-            stops=list(request.limits.stop),
-            call_prefix=f"call_{call.work_id[:12]}_",
-        )
-        reader.usage.input_tokens = prompt_tokens
-        meter = self.metrics.meter(call.arrived, call.clock)
-        async with contextlib.aclosing(self.backend.submit(work)) as outputs:
-            async for output in outputs:
-                if isinstance(output, Accepted):
-                    started = api.Started(
-                        request_id=call.request_id,
-                        seed=work.seed,
-                        session_id=request.session_id,
-                        turn=opening.number,
-                        worker=output.worker_id,
-                    )
-                    yield reader.event(started=started)
-                    continue
-                meter.tokens(len(output.ids))
-                for event in reader.read(output):
-                    yield event
-                if reader.finish is not None:
-                    break
-        assert reader.finish is not None, "a backend's stream ends with a finish"
-        if request.session_id:
-            await self._store(request.session_id, call, opening, reader.messages)
-        yield reader.event(done=api.Done(finish_reason=reader.finish, usage=reader.usage))
 
-    async def _open(self, request: api.ChatRequest, tenant: str) -> _Opening:
-        """Read the session if there is one, render what the model will read."""
-        effort, ttl = effort_of(request), self._ttl(request)
-        session = await self._load(request, tenant)
-        number = session.info.next_turn if session is not None else 0
-        if request.HasField("expected_turn") and request.expected_turn != number:
-            raise TurnConflictError(request.expected_turn, number)
-        new = read_messages(request.messages, first_turn=number == 0)
-        history = [item.message for item in session.items] if session is not None else []
-        settings = SystemSettings(date=session.info.date if session is not None else self.today(), effort=effort)
-        if identity := identity_of([*history, *new]):
-            settings = replace(settings, identity=identity)
-        if sum(len(message.content) for message in new) < _LONG_PROMPT:
-            rendered, prompt = self._render(settings, history, new)
-        else:
-            rendered, prompt = await asyncio.to_thread(self._render, settings, history, new)
-        return _Opening(number, rendered, prompt, settings.date, ttl)
 
-    def _render(
-        self, settings: SystemSettings, history: Sequence[ChatMessage], new: Sequence[ChatMessage]
-    ) -> tuple[tuple[ChatMessage, ...], tuple[Rendered, ...]]:
-        """The new messages with their ids, and everything the model reads."""
+class _ToolTime:
+    """The bound on calls of the server's tools in one choice of a turn: their number and their time."""
 
-        def ids_of(message: ChatMessage) -> Rendered:
-            return self.renderer.system(settings) if message.role == "system" else self.renderer.message(message)
+    def __init__(self, settings: ChatSettings) -> None:
+        self._left, self._seconds = settings.tool_rounds, settings.tool_seconds
+        self.rounds = 0
 
-        rendered = tuple(replace(message, rendered=ids_of(message)) for message in new)
-        return rendered, tuple(self.renderer.prompt(settings, spoken([*history, *rendered])))
+    @property
+    def spent(self) -> bool:
+        """Whether no more calls are run."""
+        return self._left <= 0 or self._seconds <= 0
 
-    async def _load(self, request: api.ChatRequest, tenant: str) -> Session | None:
-        session_id = checked_name("session_id", request.session_id)
-        if not session_id:
-            for field in ("expected_turn", "session_ttl_seconds"):
-                if request.HasField(field):
-                    raise FieldError(field, "has no meaning without session_id")
-            return None
-        return await self._store_of_sessions().load(tenant, session_id)
+    async def run(self, runner: ToolRunner, call: ToolCall) -> ToolOutput:
+        """Run the tool within what is left; a call without anything left is answered all the same."""
+        self.rounds += 1
+        if self.spent:
+            return ToolOutput("No more tool calls are possible in this turn.", failed=True)
+        self._left -= 1
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await runner.run(call)
+        except TimeoutError:
+            return ToolOutput(f"{call.recipient} took too long and was stopped.", failed=True)
+        finally:
+            self._seconds -= loop.time() - began
 
-    async def _store(self, session_id: str, call: Call, opening: _Opening, said: Sequence[ChatMessage]) -> None:
-        turn = Turn(
-            number=opening.number,
-            items=(*opening.new, *said),
-            writer=call.work_id,
-            ttl_seconds=opening.ttl_seconds,
-            date=opening.date,
-        )
-        await self._store_of_sessions().append(call.tenant, session_id, turn)
 
-    def _store_of_sessions(self) -> SessionStore:
-        if self.sessions is None:
-            raise SessionsAwayError("this router has no Redis, so it keeps no sessions: leave session_id empty")
-        return self.sessions
+def _runner(plan: _Plan, wanted: ChatMessage) -> ToolRunner:
+    return next(runner for runner in plan.opening.demands.runners if serves(runner, wanted.recipient))
 
-    def _ttl(self, request: api.ChatRequest) -> int:
-        if not request.HasField("session_ttl_seconds"):
-            return self.ttl_seconds
-        if not 1 <= request.session_ttl_seconds <= self.max_ttl_seconds:
-            raise FieldError("session_ttl_seconds", f"must be 1 to {self.max_ttl_seconds}")
-        return request.session_ttl_seconds
+
+def _tool_call(plan: _Plan, wanted: ChatMessage) -> ToolCall:
+    return ToolCall(wanted.recipient, wanted.content, wanted.call_id, plan.call.tenant, plan.request.session_id)

@@ -57,7 +57,9 @@ class Generator:
         if count > self.max_choices:
             raise FieldError("n", f"is {count}, at most {self.max_choices} are allowed")
         seed = seed_of(request.sampling)
-        sampling = worker_sampling(request.sampling, facts, logprobs=request.logprobs, top_logprobs=request.top_logprobs)
+        sampling = worker_sampling(
+            request.sampling, facts, logprobs=request.logprobs, top_logprobs=request.top_logprobs
+        )
         limits = worker_limits(request.limits, len(prompt), facts, stop_ids=(), stop_bytes=True)
         return [
             Work(

@@ -16,6 +16,7 @@ from shoal.router.admission import Admission
 from shoal.router.call import Call, traceparent_of
 from shoal.router.inference.chat import Chat
 from shoal.router.inference.generate import Generator
+from shoal.router.inference.models import Models
 from shoal.router.inference.resolve import checked_name
 from shoal.router.metrics import Metrics
 from shoal.router.tenant import tenant_of
@@ -31,6 +32,7 @@ class InferenceService(InferenceServiceServicer):
 
     generator: Generator
     chat: Chat
+    models: Models
     admission: Admission
     metrics: Metrics
     max_request_seconds: float
@@ -52,6 +54,18 @@ class InferenceService(InferenceServiceServicer):
         async with contextlib.aclosing(self._admitted(lambda: self.chat.events(request, call))) as events:
             async for event in events:
                 yield event
+
+    async def Tokenize(  # noqa: N802  # the generated base class names it
+        self, request: api.TokenizeRequest, context: _Context
+    ) -> api.TokenizeResponse:
+        """See inference.proto."""
+        return await self.models.tokenized(request, tenant_of(context))
+
+    async def ListModels(  # noqa: N802  # the generated base class names it
+        self, request: api.ListModelsRequest, context: _Context
+    ) -> api.ListModelsResponse:
+        """See inference.proto."""
+        return self.models.served()
 
     def _call(self, request_id: str, context: _Context) -> Call:
         metadata = dict(context.invocation_metadata() or ())

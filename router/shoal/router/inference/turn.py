@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shoal.proto.v1 import inference_pb2 as api
@@ -14,6 +14,7 @@ from shoal.router.harmony.header import Header
 from shoal.router.harmony.message import ChatMessage
 from shoal.router.harmony.render import Renderer
 from shoal.router.inference.generate import FINISH
+from shoal.router.inference.logprobs import logprobs_of
 from shoal.router.inference.numbering import Numbering
 from shoal.router.inference.stop_text import StopText
 from shoal.router.tokenizer import Tokenizer
@@ -22,9 +23,10 @@ _FUNCTIONS = "functions."
 
 
 class TurnReader:
-    """Reads the tokens of one turn. The events depend on the token sequence alone.
+    """Reads the tokens of one choice of a turn. The events depend on the token sequence alone.
 
-    Stop texts apply to what the end user sees, not to reasoning or to tool calls.
+    Stop texts apply to what the end user sees, not to reasoning or to tool calls. A turn in which the server runs tools
+    is several rounds of tokens: `next_round` begins another.
     """
 
     def __init__(
@@ -35,34 +37,53 @@ class TurnReader:
         *,
         stops: Sequence[str],
         call_prefix: str,
+        choice: int = 0,
+        on_server: Callable[[str], bool] = lambda recipient: False,
     ) -> None:
-        """`call_prefix` begins the names of tool calls."""
-        self._control, self._renderer = control, renderer
+        """`call_prefix` begins the names of tool calls; `on_server` tells by the recipient which ones the server
+        answers."""
+        self._tokenizer, self._control, self._renderer = tokenizer, control, renderer
         self._parser = parse.Parser(tokenizer, control)
         self._stops, self._call_prefix = stops, call_prefix
+        self._choice, self._on_server = choice, on_server
         self._stop = StopText(stops)
         self._shown = ""
         self._numbering = Numbering()
+        self._message = -1
         self._calls = -1
         self._called = False
+        self._pending: list[api.TokenLogprob] = []  # of tokens whose text is not told yet
         self.usage = api.Usage()
         self.messages: list[ChatMessage] = []
-        """What the model said so far, rendered as the next turn will see it."""
+        """What was said so far, rendered as the next turn will see it."""
         self.finish: api.FinishReason.ValueType | None = None
         """Why the turn ended, once it did."""
+
+    @property
+    def server_call(self) -> ChatMessage | None:
+        """The call that ended the turn and that the server answers."""
+        if self.finish != api.FINISH_REASON_TOOL_CALL or not self.messages:
+            return None
+        last = self.messages[-1]
+        return last if self._on_server(last.recipient) else None
 
     def event(self, **happened: object) -> api.ChatResponse:
         """An event with the next cursor, such as `event(started=…)`."""
         cursor = self._numbering.next(self.usage.output_tokens)
-        return api.ChatResponse(cursor=cursor, **happened)  # type: ignore[arg-type]  # one field of the oneof, by name
+        return api.ChatResponse(cursor=cursor, choice=self._choice, **happened)  # type: ignore[arg-type]  # one field of the oneof, by name
 
     def read(self, output: Tokens) -> list[api.ChatResponse]:
         """The events of the worker's output. With the last one `finish` is set."""
         self.usage.cached_tokens = max(self.usage.cached_tokens, output.cached_tokens)
         events: list[api.ChatResponse] = []
-        for token in output.ids:
+        told = logprobs_of(output, self._tokenizer)
+        for index, token in enumerate(output.ids):
             self.usage.output_tokens += 1
-            events += self._tell(self._parser.push(token))
+            before = self._parser.open_ids
+            read = self._parser.push(token)
+            if told and self._parser.open_ids == before + 1:
+                self._pending.append(told[index])
+            events += self._tell(read)
             if self._stop.reached:
                 self.finish = api.FINISH_REASON_STOP
                 return events
@@ -73,6 +94,24 @@ class TurnReader:
                 self.finish = api.FINISH_REASON_TOOL_CALL
         return events
 
+    def answered(self, content: str, *, failed: bool) -> api.ChatResponse:
+        """The server ran the tool that `server_call` wanted: its result, as an event and as a message to keep.
+
+        The model then goes on in another round.
+        """
+        call = self.server_call
+        assert call is not None, "no call waits for an answer"
+        result = ChatMessage(
+            "tool", content, call.channel, recipient="assistant", name=call.recipient, call_id=call.call_id
+        )
+        rendered = self._renderer.message(result)
+        self.messages.append(replace(result, rendered=rendered))
+        self.usage.input_tokens += len(rendered.ids)
+        self._parser, self._stop = parse.Parser(self._tokenizer, self._control), StopText(self._stops)
+        self.finish, self._called = None, False
+        told = api.ToolResult(index=self._calls, id=call.call_id, name=call.recipient, content=content, failed=failed)
+        return self.event(tool_result=told)
+
     def _tell(self, read: list[parse.Event]) -> list[api.ChatResponse]:
         events: list[api.ChatResponse] = []
         for item in read:
@@ -80,7 +119,8 @@ class TurnReader:
                 break
             match item:
                 case parse.Opened(header=header):
-                    self._stop, self._shown = StopText(self._stops), ""
+                    self._stop, self._shown, self._pending = StopText(self._stops), "", []
+                    self._message += 1
                     if header.recipient:
                         events.append(self._opened_call(header))
                 case parse.Delta(header=header, text=text):
@@ -93,34 +133,72 @@ class TurnReader:
 
     def _opened_call(self, header: Header) -> api.ChatResponse:
         self._calls += 1
-        name = header.recipient.removeprefix(_FUNCTIONS)
-        first = api.ToolCallDelta(index=self._calls, id=f"{self._call_prefix}{self._calls}", name=name)
+        first = api.ToolCallDelta(
+            index=self._calls,
+            id=self._call_id,
+            name=header.recipient.removeprefix(_FUNCTIONS),
+            recipient=header.recipient,
+            runs_on_server=self._on_server(header.recipient),
+            message=self._message,
+        )
         return self.event(tool_call=first)
+
+    @property
+    def _call_id(self) -> str:
+        return f"{self._call_prefix}{self._calls}"
 
     def _delta(self, header: Header, text: str) -> list[api.ChatResponse]:
         if header.recipient:
-            return [self.event(tool_call=api.ToolCallDelta(index=self._calls, arguments=text))]
+            piece = api.ToolCallDelta(index=self._calls, arguments=text, message=self._message)
+            return [self.event(tool_call=piece)]
         if header.channel == "analysis":
-            return [self.event(reasoning=api.ReasoningDelta(text=text))]
+            thought = api.ReasoningDelta(text=text, logprobs=self._told(), message=self._message)
+            return [self.event(reasoning=thought)]
         self._shown += (shown := self._stop.push(text))
-        events = [self.event(text=api.TextDelta(text=shown))] if shown else []
+        events = [self._text(header, shown)] if shown else []
         if self._stop.reached:
+            self._count(header, self._parser.open_ids)
             self._keep(header, self._shown, None)
         return events
+
+    def _text(self, header: Header, text: str) -> api.ChatResponse:
+        delta = api.TextDelta(text=text, logprobs=self._told(), channel=header.channel, message=self._message)
+        return self.event(text=delta)
+
+    def _told(self) -> list[api.TokenLogprob]:
+        pending, self._pending = self._pending, []
+        return pending
 
     def _closed(self, closed: parse.Closed) -> list[api.ChatResponse]:
         held = self._stop.finish()
         self._called = closed.end == self._control.call
-        if closed.header.channel == "analysis":
-            self.usage.reasoning_tokens += len(closed.content_ids)
-        self._keep(closed.header, closed.text, closed.content_ids)
-        return [self.event(text=api.TextDelta(text=held))] if held else []
+        self._count(closed.header, len(closed.content_ids))
+        self._keep(closed.header, closed.text, closed)
+        return [self._text(closed.header, held)] if held else []
 
-    def _keep(self, header: Header, text: str, content_ids: Sequence[int] | None) -> None:
-        """Remember a message; without ids (its text was cut at a stop text) it is encoded anew."""
-        message = ChatMessage("assistant", text, header.channel, header.recipient, content_type=header.content_type)
-        if content_ids is None:
+    def _count(self, header: Header, tokens: int) -> None:
+        if header.recipient:
+            self.usage.tool_call_tokens += tokens
+        match header.channel:
+            case "analysis":
+                self.usage.reasoning_tokens += tokens
+            case "final":
+                self.usage.answer_tokens += tokens
+            case _ if not header.recipient:
+                self.usage.commentary_tokens += tokens
+
+    def _keep(self, header: Header, text: str, closed: parse.Closed | None) -> None:
+        """Remember a message; one whose text was cut at a stop text is encoded anew."""
+        message = ChatMessage(
+            "assistant",
+            text,
+            header.channel,
+            header.recipient,
+            call_id=self._call_id if header.recipient else "",
+            content_type=header.content_type,
+        )
+        if closed is None:
             rendered = self._renderer.message(message)
         else:
-            rendered = self._renderer.generated(message, content_ids)
+            rendered = self._renderer.generated(message, closed.content_ids, closed.header_ids)
         self.messages.append(replace(message, rendered=rendered))

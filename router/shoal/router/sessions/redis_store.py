@@ -1,6 +1,6 @@
 """Sessions in Redis.
 
-    shoal:session:{tenant:session}         hash: next_turn, created_at, updated_at, ttl, date, writer
+    shoal:session:{tenant:session}         hash: next_turn, created_at, updated_at, ttl, date, writer, tools
     shoal:session:{tenant:session}:items   list: one JSON object per message
     shoal:sessions:{tenant}                sorted set: session names by the microsecond of their last turn
 
@@ -29,7 +29,8 @@ from shoal.router.sessions.store import Session, SessionInfo, StoredItem, Turn
 
 _RETRY_AFTER_MS = 1_000
 
-# KEYS: hash, items. ARGV: expected turn, ttl, date, writer, items... Returns {1, microseconds} or {0, turn found}.
+# KEYS: hash, items. ARGV: expected turn, ttl, date, writer, tools, items... Returns {1, microseconds} or
+# {0, turn found}.
 # A writer that lost the answer may ask again: its turn is there already and that counts as stored.
 _APPEND = """
 local found = tonumber(redis.call('HGET', KEYS[1], 'next_turn') or '0')
@@ -47,7 +48,10 @@ if expected == 0 then
   redis.call('HSET', KEYS[1], 'created_at', now, 'date', ARGV[3])
 end
 redis.call('HSET', KEYS[1], 'next_turn', expected + 1, 'updated_at', now, 'ttl', ARGV[2], 'writer', ARGV[4])
-for i = 5, #ARGV do
+if ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[1], 'tools', ARGV[5])
+end
+for i = 6, #ARGV do
   redis.call('RPUSH', KEYS[2], ARGV[i])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -114,7 +118,14 @@ class RedisSessions:
         """See `SessionStore`."""
         key = session_key(tenant, session_id)
         items = [_encode(StoredItem(message, turn.number)) for message in turn.items]
-        arguments: list[int | str | bytes] = [turn.number, turn.ttl_seconds, turn.date, turn.writer, *items]
+        arguments: list[int | str | bytes] = [
+            turn.number,
+            turn.ttl_seconds,
+            turn.date,
+            turn.writer,
+            turn.tools,
+            *items,
+        ]
         async with _answering():
             stored, value = await self._append(keys=[key, f"{key}:items"], args=arguments)
         if not stored:
@@ -168,7 +179,8 @@ async def _answering() -> AsyncGenerator[None, None]:
 
 def _info(session_id: str, fields: dict[bytes, bytes], ttl: int) -> SessionInfo:
     created, updated = int(fields[b"created_at"]) / 1e6, int(fields[b"updated_at"]) / 1e6
-    return SessionInfo(session_id, int(fields[b"next_turn"]), created, updated, max(0, ttl), fields[b"date"].decode())
+    date, tools = fields[b"date"].decode(), fields.get(b"tools", b"").decode()
+    return SessionInfo(session_id, int(fields[b"next_turn"]), created, updated, max(0, ttl), date, tools)
 
 
 def _encode(item: StoredItem) -> bytes:
@@ -180,7 +192,7 @@ def _encode(item: StoredItem) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-_TEXT_FIELDS = ("role", "content", "channel", "recipient", "name", "content_type")
+_TEXT_FIELDS = ("role", "content", "channel", "recipient", "name", "call_id", "content_type")
 
 
 def _decode(raw: bytes) -> StoredItem:

@@ -29,6 +29,8 @@ class SessionInfo:
     """Seconds until it is gone if nothing is said."""
     date: str
     """Day the conversation began, YYYY-MM-DD, as its system message says."""
+    tools: str = ""
+    """Functions that the caller runs, as `Turn.tools` gave them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Turn:
     ttl_seconds: int
     date: str
     """Used when this turn makes the session."""
+    tools: str = ""
+    """Functions that the caller runs, in words of the inference's own; empty: those of earlier turns stay."""
 
 
 class SessionStore(Protocol):

@@ -1,0 +1,125 @@
+"""What a turn starts from: the session read, the request understood, everything that the model will read rendered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.constraint.check import check_off_loop
+from shoal.router.constraint.rules import TurnRules
+from shoal.router.errors import FieldError, SessionsAwayError, TurnConflictError
+from shoal.router.harmony.message import ChatMessage, Rendered
+from shoal.router.harmony.render import Renderer, SystemSettings
+from shoal.router.inference.conversation import calls_of, effort_of, identity_of, read_messages, spoken
+from shoal.router.inference.demands import Demands, read_demands, tools_from_text, tools_to_text
+from shoal.router.inference.resolve import checked_name
+from shoal.router.sessions.store import Session, SessionStore, Turn
+from shoal.router.tools.runner import Toolbox
+
+_LONG_PROMPT = 16_384  # characters; longer ones are rendered off the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a turn starts from."""
+
+    number: int
+    new: tuple[ChatMessage, ...]  # rendered
+    prompt: tuple[Rendered, ...]
+    demands: Demands
+    warnings: tuple[str, ...]
+    """What was demanded and cannot be enforced."""
+    date: str
+    tools: str
+    """The functions in force, as the session keeps them."""
+    ttl_seconds: int
+
+    def turn(self, said: Sequence[ChatMessage], writer: str) -> Turn:
+        """What the session gets when the model has spoken."""
+        return Turn(
+            number=self.number,
+            items=(*self.new, *said),
+            writer=writer,
+            ttl_seconds=self.ttl_seconds,
+            date=self.date,
+            tools=self.tools,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Openings:
+    """Opens turns."""
+
+    renderer: Renderer
+    store: SessionStore | None
+    """None: this router has no Redis."""
+    toolbox: Toolbox
+    ttl_seconds: int
+    max_ttl_seconds: int
+    today: Callable[[], str]
+    """The date, YYYY-MM-DD."""
+
+    async def open(self, request: api.ChatRequest, tenant: str) -> Opening:
+        """Raises FieldError for whatever is wrong with the request, TurnConflictError, SessionsAwayError."""
+        effort, ttl = effort_of(request), self._ttl(request)
+        runners = self.toolbox.chosen(request.server_tools)
+        session = await self._load(request, tenant)
+        number = session.info.next_turn if session is not None else 0
+        if request.HasField("expected_turn") and request.expected_turn != number:
+            raise TurnConflictError(request.expected_turn, number)
+        history = [item.message for item in session.items] if session is not None else []
+        new = read_messages(request.messages, first_turn=number == 0, calls=calls_of(history))
+        kept = session.info.tools if session is not None else ""
+        tools = list(request.tools) or tools_from_text(kept)
+        demands = read_demands(request, tools, runners)
+        warnings = await check_off_loop(demands.rules) if demands.rules != TurnRules() else ()
+        settings = SystemSettings(
+            date=session.info.date if session is not None else self.today(),
+            effort=effort,
+            namespaces=demands.namespaces,
+        )
+        if identity := identity_of([*history, *new]):
+            settings = replace(settings, identity=identity)
+        if sum(len(message.content) for message in new) < _LONG_PROMPT:
+            rendered, prompt = self._render(settings, history, new, demands)
+        else:
+            rendered, prompt = await asyncio.to_thread(self._render, settings, history, new, demands)
+        return Opening(number, rendered, prompt, demands, warnings, settings.date, tools_to_text(tools), ttl)
+
+    def sessions(self) -> SessionStore:
+        """The store. Raises SessionsAwayError when there is none."""
+        if self.store is None:
+            raise SessionsAwayError("this router has no Redis, so it keeps no sessions: leave session_id empty")
+        return self.store
+
+    def _render(
+        self, settings: SystemSettings, history: Sequence[ChatMessage], new: Sequence[ChatMessage], demands: Demands
+    ) -> tuple[tuple[ChatMessage, ...], tuple[Rendered, ...]]:
+        """The new messages with their ids, and everything the model reads."""
+
+        def ids_of(message: ChatMessage) -> Rendered:
+            return self.renderer.system(settings) if message.role == "system" else self.renderer.message(message)
+
+        rendered = tuple(replace(message, rendered=ids_of(message)) for message in new)
+        said = spoken([*history, *rendered])
+        return rendered, tuple(self.renderer.prompt(settings, said, demands.functions, demands.formats))
+
+    async def _load(self, request: api.ChatRequest, tenant: str) -> Session | None:
+        session_id = checked_name("session_id", request.session_id)
+        if not session_id:
+            for field in ("expected_turn", "session_ttl_seconds"):
+                if request.HasField(field):
+                    raise FieldError(field, "has no meaning without session_id")
+            return None
+        if request.n > 1:
+            raise FieldError("n", "must be 1 with a session_id: a conversation goes on from one answer")
+        return await self.sessions().load(tenant, session_id)
+
+    def _ttl(self, request: api.ChatRequest) -> int:
+        if not request.HasField("session_ttl_seconds"):
+            return self.ttl_seconds
+        if not 1 <= request.session_ttl_seconds <= self.max_ttl_seconds:
+            raise FieldError("session_ttl_seconds", f"must be 1 to {self.max_ttl_seconds}")
+        return request.session_ttl_seconds
