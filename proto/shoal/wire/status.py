@@ -10,7 +10,8 @@
     └── InternalError          INTERNAL             our mistake
 
 Trailing metadata beside the status: `shoal-reason` (a stable name), `shoal-retryable` ("true" or "false") and, when it
-is known how long to wait, `retry-after-ms` and `grpc-retry-pushback-ms` (gRFC A6: clients with a retry policy obey it).
+is known how long to wait, `retry-after-ms` and `grpc-retry-pushback-ms` (gRFC A6: clients with a retry policy obey it);
+and all of it, with the fields that are wrong, as google.rpc details (`details.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import grpc
+
+from shoal.wire.details import DETAILS_KEY, write_details
 
 REASON_KEY = "shoal-reason"
 RETRYABLE_KEY = "shoal-retryable"
@@ -38,6 +41,8 @@ class WireError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after_ms = retry_after_ms
+        self.violations: tuple[tuple[str, str], ...] = ()
+        """Fields of the request, and what is wrong with each."""
 
 
 class InvalidError(WireError):
@@ -97,6 +102,7 @@ class Status:
     reason: str
     retryable: bool
     retry_after_ms: int | None
+    violations: tuple[tuple[str, str], ...] = ()
 
     @property
     def number(self) -> int:
@@ -105,18 +111,29 @@ class Status:
         return number
 
     @property
-    def trailing(self) -> tuple[tuple[str, str], ...]:
+    def trailing(self) -> tuple[tuple[str, str | bytes], ...]:
         """Trailing metadata."""
-        pairs = [(REASON_KEY, self.reason), (RETRYABLE_KEY, "true" if self.retryable else "false")]
+        pairs: list[tuple[str, str | bytes]] = [
+            (REASON_KEY, self.reason),
+            (RETRYABLE_KEY, "true" if self.retryable else "false"),
+        ]
         if self.retryable and self.retry_after_ms is not None:
             pairs += [(RETRY_AFTER_KEY, str(self.retry_after_ms)), (PUSHBACK_KEY, str(self.retry_after_ms))]
-        return tuple(pairs)
+        details = write_details(
+            self.number,
+            self.message,
+            self.reason,
+            violations=self.violations,
+            retry_after_ms=self.retry_after_ms if self.retryable else None,
+            exhausted=self.code is grpc.StatusCode.RESOURCE_EXHAUSTED,
+        )
+        return (*pairs, (DETAILS_KEY, details))
 
 
 def status_of(error: BaseException) -> Status:
     """The status of any exception. What is not ours becomes INTERNAL without its text, which may hold secrets."""
     if isinstance(error, WireError):
-        return Status(error.code, error.message, error.reason, error.retryable, error.retry_after_ms)
+        return Status(error.code, error.message, error.reason, error.retryable, error.retry_after_ms, error.violations)
     if isinstance(error, TimeoutError):
         return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed", "deadline", False, None)
     if isinstance(error, asyncio.CancelledError):

@@ -60,6 +60,7 @@ class FieldError(InvalidError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field} {problem}")
         self.field = field
+        self.violations = ((field, problem),)
 
 
 class PromptTooLongError(InvalidError):
@@ -73,6 +74,7 @@ class PromptTooLongError(InvalidError):
             f"the prompt has {tokens} tokens, {over} too many: the context holds {max_context} with the answer"
         )
         self.over = over
+        self.violations = (("prompt", f"has {over} tokens too many"),)
 
 
 class SessionAbsentError(AbsentError):
