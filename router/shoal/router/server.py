@@ -41,6 +41,7 @@ from shoal.router.harmony.render import Renderer
 from shoal.router.http import app as http
 from shoal.router.http.gate import Gate
 from shoal.router.http.listener import Listener
+from shoal.router.http.responses.records import Records
 from shoal.router.inference.chat import Chat, ChatSettings
 from shoal.router.inference.generate import Generator
 from shoal.router.inference.models import Models
@@ -122,7 +123,11 @@ class Router:
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
         service = InferenceService(generator, chat, models, self.admission, self.metrics, config.max_request_seconds)
         gate = Gate(chat, generator, self.admission, self.metrics, config.max_request_seconds)
-        self._http_application = http.build(gate, self._parts, config.http_max_body_bytes)
+        records = Records(self._redis, config.session_ttl_seconds) if self._redis is not None else None
+        around = http.Surroundings(
+            self._parts, lambda: models.served().models, records, config.http_max_body_bytes
+        )
+        self._api = http.build(gate, around)
         self._http: Listener | None = None
         rim = Rim(self.metrics, config.max_request_seconds)
         self._server = grpc.aio.server(interceptors=[rim], options=server_options())
@@ -143,7 +148,7 @@ class Router:
             if config.metrics_port >= 0:
                 self._metrics_server = MetricsServer(self.metrics, config.metrics_host, config.metrics_port)
             if config.http_port >= 0:
-                self._http = Listener(self._http_application, config.http_host, config.http_port)
+                self._http = Listener(self._api.application, config.http_host, config.http_port)
         except OSError as error:
             raise StartError(f"router.port, router.http_port or router.metrics_port: {error}") from error
         self.metrics.in_flight.set_function(lambda: self.admission.running)
@@ -168,6 +173,7 @@ class Router:
         self.admission.stop()
         patience = self._config.drain_seconds if grace is None else grace
         await asyncio.gather(self._server.stop(patience), self._http.stop(patience) if self._http else _nothing())
+        await self._api.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

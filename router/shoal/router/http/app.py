@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,30 +12,70 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from shoal.proto.v1 import inference_pb2 as pb
+from shoal.router.http import openapi
 from shoal.router.http.chat.endpoint import ChatCompletions
+from shoal.router.http.completions import Completions
 from shoal.router.http.errors import Problem
 from shoal.router.http.gate import Gate
+from shoal.router.http.models import Models
 from shoal.router.http.probes import Probes
+from shoal.router.http.responses.conversation import Conversations
+from shoal.router.http.responses.endpoint import Responses
+from shoal.router.http.responses.records import Records
 from shoal.router.http.rim import Endpoint, Handler
 from shoal.router.rim import Rim
 
 
-def build(gate: Gate, ready: Callable[[], dict[str, bool]], most_bytes: int) -> ASGIApp:
-    """Everything under one roof. `ready` is what `/readyz` tells; larger bodies than `most_bytes` are refused."""
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The application, and what to call before what is under it goes away."""
+
+    application: ASGIApp
+    close: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the API needs to know of the router that it is part of."""
+
+    ready: Callable[[], dict[str, bool]]
+    """Which parts serve, for `/readyz`."""
+    models: Callable[[], Sequence[pb.Model]]
+    records: Records | None
+    """None: this router has no Redis."""
+    most_bytes: int
+    """Larger bodies are refused."""
+
+
+def build(gate: Gate, around: Surroundings) -> Api:
+    """Everything under one roof."""
     rim = Rim(gate.metrics, gate.max_request_seconds)
-    chat = ChatCompletions(gate)
-    probes = Probes(gate.metrics, ready)
+    chat, completions, models = ChatCompletions(gate), Completions(gate), Models(around.models)
+    openings = gate.chat.openings
+    responses = Responses(gate, Conversations(around.records, openings.store, openings.renderer))
+    probes = Probes(gate.metrics, around.ready)
 
     def api(path: str, method: str, name: str, handle: Handler) -> Route:
-        return Route(path, Endpoint(name, handle, gate, rim, most_bytes), methods=[method])
+        return Route(path, Endpoint(name, handle, gate, rim, around.most_bytes), methods=[method])
 
     routes = [
         api("/v1/chat/completions", "POST", "http.ChatCompletions", chat.create),
+        api("/v1/completions", "POST", "http.Completions", completions.create),
+        api("/v1/responses", "POST", "http.CreateResponse", responses.create),
+        api("/v1/responses/{response_id}", "GET", "http.GetResponse", responses.read),
+        api("/v1/responses/{response_id}", "DELETE", "http.DeleteResponse", responses.delete),
+        api("/v1/responses/{response_id}/cancel", "POST", "http.CancelResponse", responses.cancel),
+        api("/v1/responses/{response_id}/input_items", "GET", "http.ListInputItems", responses.input_items),
+        api("/v1/models", "GET", "http.ListModels", models.list),
+        api("/v1/models/{model:path}", "GET", "http.GetModel", models.read),
         Route("/healthz", probes.live),
         Route("/readyz", probes.ready),
         Route("/metrics", probes.metrics),
+        Route("/openapi.json", openapi.serve_document),
+        Route("/docs", openapi.serve_page),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+    return Api(Starlette(routes=routes, exception_handlers={HTTPException: _refused}), responses.close)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

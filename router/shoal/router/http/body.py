@@ -31,11 +31,13 @@ async def read_body(headers: Mapping[str, str], chunks: AsyncIterable[bytes], mo
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """A JSON object. Raises ParameterError saying where it is none.
+    """A JSON object; nothing at all is an empty one. Raises ParameterError saying where it is none.
 
-    >>> decode(b'{"a": 1}')
-    {'a': 1}
+    >>> decode(b'{"a": 1}'), decode(b"")
+    ({'a': 1}, {})
     """
+    if not raw:
+        return {}
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:

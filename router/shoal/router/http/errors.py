@@ -13,8 +13,8 @@ from typing import Any
 
 import grpc
 
-from shoal.router.errors import FieldError, PromptTooLongError
-from shoal.wire.status import InvalidError, Status, status_of
+from shoal.router.errors import FieldError, ModelAbsentError, PromptTooLongError
+from shoal.wire.status import AbsentError, InvalidError, Status, status_of
 
 _Code = grpc.StatusCode
 _KINDS: dict[grpc.StatusCode, tuple[int, str]] = {
@@ -32,7 +32,7 @@ _KINDS: dict[grpc.StatusCode, tuple[int, str]] = {
     _Code.UNAVAILABLE: (503, "server_error"),
     _Code.DEADLINE_EXCEEDED: (504, "server_error"),
 }
-_CODES = {"invalid_field": "invalid_value", "invalid": "invalid_value"}
+_CODES = {"model_absent": "model_not_found", "invalid_field": "invalid_value", "invalid": "invalid_value"}
 
 Rename = Callable[[str], str]
 """From a field of our own messages, such as `limits.max_tokens`, to what the caller wrote."""
@@ -46,6 +46,12 @@ class ParameterError(InvalidError):
     def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
         super().__init__(message)
         self.param, self.error_code = param, code
+
+
+class AbsentResponseError(AbsentError):
+    """No such response: never stored, expired, deleted, or another tenant's."""
+
+    reason = "response_absent"
 
 
 class BodyTooLargeError(InvalidError):
@@ -110,6 +116,8 @@ def problem_of(error: BaseException) -> Problem:
             code, param = error.error_code, error.param
         case FieldError():
             param = error.field
+        case ModelAbsentError():
+            param = "model"
         case BodyTooLargeError():
             http_status = 413
     return _problem(status, http_status, kind, code, message, param)

@@ -58,6 +58,8 @@ def _read(message: Any, place: str, calls: dict[str, str]) -> Iterator[api.Messa
             if "content" not in message:
                 missing(f"{place}.content")
             content = text_of(message["content"], f"{place}.content", _TEXT)
+            if not content and role != "user":
+                return  # empty instructions instruct nobody
             yield api.Message(role=api.ROLE_USER if role == "user" else api.ROLE_DEVELOPER, content=content)
 
 

@@ -1,0 +1,101 @@
+"""One response from its request to its end: placed, generated, stored before the end is told."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.call import Call
+from shoal.router.http.errors import problem_of, renaming
+from shoal.router.http.gate import Gate
+from shoal.router.http.responses.answer import Event, ResponseAnswer
+from shoal.router.http.responses.conversation import Conversations, Place
+from shoal.router.http.responses.items import items_of, read_items
+from shoal.router.http.responses.records import Record
+from shoal.router.http.responses.request import ResponseBody, rename, turn_of
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What serves one response."""
+
+    gate: Gate
+    conversations: Conversations
+    body: ResponseBody
+    call: Call
+    answer: ResponseAnswer
+    items: list[dict[str, Any]]
+    stored: bool
+
+    @classmethod
+    def of(cls, gate: Gate, conversations: Conversations, body: ResponseBody, call: Call) -> Run:
+        """Checks what can be checked without the previous response. Raises ParameterError, SessionsAwayError."""
+        stored = conversations.kept if body.store is None else body.store
+        if stored or body.background:
+            conversations.required_records()
+            stored = True
+        items = items_of(body.input)
+        if not body.previous_response_id:
+            turn_of(body, read_items(items, continues=False)[0], call.request_id)
+        answer = ResponseAnswer(body, f"resp_{call.work_id}", time.time(), stored=stored)
+        return cls(gate, conversations, body, call, answer, items, stored)
+
+    @property
+    def response_id(self) -> str:
+        """Its name."""
+        return f"resp_{self.call.work_id}"
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Every event but those of a failure, which is raised. Closing it ends the work and stores nothing."""
+        instructions, previous = self.body.instructions or "", self.body.previous_response_id or None
+        placing = self.conversations.place(self.call, self.response_id, previous, instructions, store=self.stored)
+        async with placing as place:
+            request, places = self._request(place)
+            with renaming(partial(rename, places=places)):
+                async with contextlib.aclosing(self.gate.chats(request, self.call)) as turn:
+                    async for event in turn:
+                        if event.HasField("started"):
+                            for told in self.answer.begin():
+                                yield told
+                            continue
+                        for told in self.answer.read(event):
+                            yield told
+            if self.stored:
+                await self.save(place)
+        for told in self.answer.end():
+            yield told
+
+    async def save(self, place: Place | None = None) -> None:
+        """Store the response as of now; `place` once it is part of its conversation."""
+        body = self.body
+        record = Record(
+            response=self.answer.snapshot(),
+            session_id="" if place is None else place.session_id,
+            turn=-1 if place is None else place.turn,
+            instructions=body.instructions or "",
+            items=self.items,
+        )
+        first = self.answer.status == "queued" or not body.background
+        await self.conversations.required_records().save(self.call.tenant, record, existing=not first)
+
+    async def fail(self, error: BaseException) -> None:
+        """Store that it failed."""
+        self.answer.fail(problem_of(error))
+        await self.save()
+
+    def _request(self, place: Place) -> tuple[api.ChatRequest, list[str]]:
+        """The turn, and where each of its messages came from."""
+        messages, places = read_items(self.items, continues=bool(self.body.previous_response_id))
+        if self.body.instructions and not place.instructed:
+            instructions = api.Message(role=api.ROLE_DEVELOPER, content=self.body.instructions)
+            messages, places = [instructions, *messages], ["instructions", *places]
+        request = turn_of(self.body, messages, self.call.request_id)
+        if place.session_id:
+            request.session_id, request.expected_turn = place.session_id, place.turn
+            request.session_ttl_seconds = place.ttl_seconds
+        return request, places
