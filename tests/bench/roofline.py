@@ -166,18 +166,18 @@ def _host(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> tuple[f
 @contextmanager
 def _native_clock() -> Iterator[list[float]]:
     """Adds up the seconds that calls into the native library take."""
-    call, spent = binding._call, [0.0]
+    call, spent = binding.call, [0.0]
 
     def timed(function: Callable[..., bytes | None], *arguments: Tensor | float | None) -> None:
         start = time.perf_counter()
         call(function, *arguments)
         spent[0] += time.perf_counter() - start
 
-    binding._call = timed
+    binding.call = timed
     try:
         yield spent
     finally:
-        binding._call = call
+        binding.call = call
 
 
 def _phases(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from shoal.kernels.native import blocks
 from shoal.kernels.native.binding import Experts, Library, Paging
 from shoal.kernels.native.build import NativeUnavailableError, build_unit
 from shoal.kernels.native.instruction_set import choose
@@ -26,9 +27,11 @@ __all__ = [
     "NativeUnavailableError",
     "apply_rope_",
     "attention",
+    "attention_block",
     "available",
     "combine",
     "down",
+    "expert_rows",
     "fused",
     "gate_up",
     "isa",
@@ -36,6 +39,7 @@ __all__ = [
     "library_path",
     "linear",
     "load",
+    "norm_linear",
     "reason",
     "rms_norm",
     "route",
@@ -152,3 +156,36 @@ def sort_by_expert(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
 
 def combine(rows: Tensor, weights: Tensor) -> Tensor:
     return library().combine(rows, weights)
+
+
+def norm_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """See `blocks.norm_linear`, as with the two that follow."""
+    return blocks.norm_linear(library(), x, norm, eps, weight, bias)
+
+
+def attention_block(
+    x: Tensor,
+    weights: blocks.Attention,
+    shape: blocks.Heads,
+    rope: tuple[Tensor, Tensor],
+    positions: Tensor,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    batch: Paging,
+    window: int | None,
+) -> Tensor:
+    return blocks.attention_block(library(), x, weights, shape, rope, positions, cache, slots, batch, window)
+
+
+def expert_rows(
+    x: Tensor,
+    ids: Tensor,
+    slot_of: Tensor,
+    w_up: Experts,
+    w_down: Experts,
+    loads: Tensor,
+    *,
+    limit: float,
+    alpha: float,
+) -> Tensor:
+    return blocks.expert_rows(library(), x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)

@@ -29,6 +29,9 @@ SIGNATURES = {
     "route": "ppp iii",
     "sort_by_expert": "ppp ii",
     "combine": "ppp iii",
+    "norm_linear": "pppppp iii f",
+    "attention_block": "ppppppppppppppppp iiiiiiiiiii ff",
+    "expert_rows": "pppppppppppp iiiiii ff",
     "read": "pp i",
     "multiply_add": "p ii",
 }
@@ -63,41 +66,41 @@ class Library:
     def __init__(self, isa: str, path: Path) -> None:
         self.isa = isa
         self.path = path
-        self._c = ctypes.CDLL(str(path))
-        self._c.shoal_threads.restype = ctypes.c_int64
-        self._c.shoal_is_fused.restype = ctypes.c_int64
-        self._c.shoal_set_threads.argtypes = [ctypes.c_int64]
-        self._c.shoal_set_threads.restype = None
+        self.c = ctypes.CDLL(str(path))
+        self.c.shoal_threads.restype = ctypes.c_int64
+        self.c.shoal_is_fused.restype = ctypes.c_int64
+        self.c.shoal_set_threads.argtypes = [ctypes.c_int64]
+        self.c.shoal_set_threads.restype = None
         for name, signature in SIGNATURES.items():
-            function = getattr(self._c, f"shoal_{name}")
+            function = getattr(self.c, f"shoal_{name}")
             function.argtypes = [C_TYPES[kind] for kind in signature.replace(" ", "")]
             function.restype = ctypes.c_char_p
 
     @property
     def fused(self) -> bool:
         """Whether a multiply-add rounds once. Libraries that agree in this agree in every bit of every result."""
-        return bool(self._c.shoal_is_fused())
+        return bool(self.c.shoal_is_fused())
 
     @property
     def threads(self) -> int:
         """Threads that share an operation, the calling one included."""
-        return int(self._c.shoal_threads())
+        return int(self.c.shoal_threads())
 
     def set_threads(self, count: int) -> None:
         assert count >= 1, count
-        self._c.shoal_set_threads(count)
+        self.c.shoal_set_threads(count)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype | None = None) -> Tensor:
         """x [T,K] times weight [N,K] (bf16 or fp32) transposed, plus bias bf16 [N]: [T,N] in out_dtype or fp32."""
         (T, K), (N, _) = x.shape, weight.shape
-        _check(x, torch.float32, (T, K))
+        check(x, torch.float32, (T, K))
         assert weight.dtype in (torch.bfloat16, torch.float32), weight.dtype
-        _check(weight, weight.dtype, (N, K))
+        check(weight, weight.dtype, (N, K))
         if bias is not None:
-            _check(bias, torch.bfloat16, (N,))
+            check(bias, torch.bfloat16, (N,))
         out = torch.empty((T, N), dtype=torch.float32)
         is_fp32 = int(weight.dtype == torch.float32)
-        _call(self._c.shoal_linear, x, weight, bias, out, T, N, K, is_fp32)
+        call(self.c.shoal_linear, x, weight, bias, out, T, N, K, is_fp32)
         return out if out_dtype is None else out.to(out_dtype)
 
     def gate_up(self, x: Tensor, rows: Tensor, offsets: Tensor, w: Experts, *, limit: float, alpha: float) -> Tensor:
@@ -106,56 +109,56 @@ class Library:
         x [T,K], rows i32 [R], offsets i32 [E+1]; weight rows alternate gate and up; result [R,N/2].
         """
         (T, K), R = x.shape, rows.shape[0]
-        E, N = _check_experts(w, K)
+        E, N = check_experts(w, K)
         assert N % 2 == 0, N
-        _check(x, torch.float32, (T, K))
-        _check(rows, torch.int32, (R,))
-        _check(offsets, torch.int32, (E + 1,))
+        check(x, torch.float32, (T, K))
+        check(rows, torch.int32, (R,))
+        check(offsets, torch.int32, (E + 1,))
         out = torch.empty((R, N // 2), dtype=torch.float32)
-        _call(self._c.shoal_gate_up, x, rows, offsets, w.blocks, w.scales, w.bias, out, T, R, E, N, K, limit, alpha)
+        call(self.c.shoal_gate_up, x, rows, offsets, w.blocks, w.scales, w.bias, out, T, R, E, N, K, limit, alpha)
         return out
 
     def down(self, h: Tensor, offsets: Tensor, w: Experts) -> Tensor:
         """h [R,K] grouped by expert as in `gate_up`, times its weights, plus its bias: [R,N], unweighted."""
         R, K = h.shape
-        E, N = _check_experts(w, K)
-        _check(h, torch.float32, (R, K))
-        _check(offsets, torch.int32, (E + 1,))
+        E, N = check_experts(w, K)
+        check(h, torch.float32, (R, K))
+        check(offsets, torch.int32, (E + 1,))
         out = torch.empty((R, N), dtype=torch.float32)
-        _call(self._c.shoal_down, h, offsets, w.blocks, w.scales, w.bias, out, R, E, N, K)
+        call(self.c.shoal_down, h, offsets, w.blocks, w.scales, w.bias, out, R, E, N, K)
         return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x [T,H] over the root of its mean square, times weight [H] (any float dtype): [T,H]."""
         T, H = x.shape
-        _check(x, torch.float32, (T, H))
+        check(x, torch.float32, (T, H))
         weight = weight.float()
-        _check(weight, torch.float32, (H,))
+        check(weight, torch.float32, (H,))
         out = torch.empty_like(x)
-        _call(self._c.shoal_rms_norm, x, weight, out, T, H, eps)
+        call(self.c.shoal_rms_norm, x, weight, out, T, H, eps)
         return out
 
     def apply_rope_(self, q: Tensor, k: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> None:
         """Turns q [T,hq,hd] and k [T,hk,hd] in place (NeoX halves) by cos, sin [P,hd/2] at positions i64 [T]."""
         (T, hq, hd), hk, P = q.shape, k.shape[1], cos.shape[0]
         assert hd % 2 == 0, hd
-        _check(q, torch.float32, (T, hq, hd))
-        _check(k, torch.float32, (T, hk, hd))
-        _check(positions, torch.int64, (T,))
-        _check(cos, torch.float32, (P, hd // 2))
-        _check(sin, torch.float32, (P, hd // 2))
-        _call(self._c.shoal_apply_rope, q, k, positions, cos, sin, T, hq, hk, hd // 2, P)
+        check(q, torch.float32, (T, hq, hd))
+        check(k, torch.float32, (T, hk, hd))
+        check(positions, torch.int64, (T,))
+        check(cos, torch.float32, (P, hd // 2))
+        check(sin, torch.float32, (P, hd // 2))
+        call(self.c.shoal_apply_rope, q, k, positions, cos, sin, T, hq, hk, hd // 2, P)
 
     def write_kv(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
         """k, v [T,hk,hd] into the caches [B,bs,hk,hd] at slots i64 [T] (block * bs + offset); negative: skipped."""
         T, hk, hd = k.shape
         B, bs, _, _ = k_cache.shape
-        _check(k, torch.float32, (T, hk, hd))
-        _check(v, torch.float32, (T, hk, hd))
-        _check(k_cache, torch.float32, (B, bs, hk, hd))
-        _check(v_cache, torch.float32, (B, bs, hk, hd))
-        _check(slots, torch.int64, (T,))
-        _call(self._c.shoal_write_kv, k, v, k_cache, v_cache, slots, T, hk * hd, B * bs)
+        check(k, torch.float32, (T, hk, hd))
+        check(v, torch.float32, (T, hk, hd))
+        check(k_cache, torch.float32, (B, bs, hk, hd))
+        check(v_cache, torch.float32, (B, bs, hk, hd))
+        check(slots, torch.int64, (T,))
+        call(self.c.shoal_write_kv, k, v, k_cache, v_cache, slots, T, hk * hd, B * bs)
 
     def attention(
         self,
@@ -177,17 +180,17 @@ class Library:
         S, max_blocks = batch.block_tables.shape
         assert hq % hk == 0, (hq, hk)
         assert window is None or window >= 1, window
-        _check(q, torch.float32, (T, hq, hd))
-        _check(k_cache, torch.float32, (B, bs, hk, hd))
-        _check(v_cache, torch.float32, (B, bs, hk, hd))
-        _check(batch.cu_q, torch.int32, (S + 1,))
-        _check(batch.context_lens, torch.int32, (S,))
-        _check(batch.block_tables, torch.int32, (S, max_blocks))
+        check(q, torch.float32, (T, hq, hd))
+        check(k_cache, torch.float32, (B, bs, hk, hd))
+        check(v_cache, torch.float32, (B, bs, hk, hd))
+        check(batch.cu_q, torch.int32, (S + 1,))
+        check(batch.context_lens, torch.int32, (S,))
+        check(batch.block_tables, torch.int32, (S, max_blocks))
         sinks = sinks.float()
-        _check(sinks, torch.float32, (hq,))
+        check(sinks, torch.float32, (hq,))
         out = torch.empty_like(q)
-        _call(
-            self._c.shoal_attention,
+        call(
+            self.c.shoal_attention,
             *(q, k_cache, v_cache, batch.cu_q, batch.context_lens, batch.block_tables, sinks, out),
             *(T, S, hq, hk, hd, B, bs, max_blocks, EVERY_KEY if window is None else window, scale),
         )
@@ -197,52 +200,52 @@ class Library:
         """logits [T,E] -> ids i32 [T,k], descending, ties to the lower expert; weights [T,k], their softmax."""
         T, E = logits.shape
         assert 1 <= k <= E, (k, E)
-        _check(logits, torch.float32, (T, E))
+        check(logits, torch.float32, (T, E))
         ids, weights = torch.empty((T, k), dtype=torch.int32), torch.empty((T, k), dtype=torch.float32)
-        _call(self._c.shoal_route, logits, ids, weights, T, E, k)
+        call(self.c.shoal_route, logits, ids, weights, T, E, k)
         return ids, weights
 
     def sort_by_expert(self, ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
         """ids i32 [R] -> order i32 [R'] of its indices grouped by expert, stable, negative ids left out;
         offsets i32 [num_experts+1] of each expert's rows in it."""
         (R,) = ids.shape
-        _check(ids, torch.int32, (R,))
+        check(ids, torch.int32, (R,))
         order, offsets = torch.empty(R, dtype=torch.int32), torch.empty(num_experts + 1, dtype=torch.int32)
-        _call(self._c.shoal_sort_by_expert, ids, order, offsets, R, num_experts)
+        call(self.c.shoal_sort_by_expert, ids, order, offsets, R, num_experts)
         return order[: int(offsets[-1])], offsets
 
     def combine(self, rows: Tensor, weights: Tensor) -> Tensor:
         """rows [T,k,H], weights [T,k] -> [T,H]: the weighted sum in the order of k."""
         T, k, H = rows.shape
-        _check(rows, torch.float32, (T, k, H))
-        _check(weights, torch.float32, (T, k))
+        check(rows, torch.float32, (T, k, H))
+        check(weights, torch.float32, (T, k))
         out = torch.empty((T, H), dtype=torch.float32)
-        _call(self._c.shoal_combine, rows, weights, out, T, k, H)
+        call(self.c.shoal_combine, rows, weights, out, T, k, H)
         return out
 
     def read(self, data: Tensor, sums: Tensor) -> None:
         """Reads data [n] once in order, whole MiB of it, and does nothing with it. For measuring."""
-        _call(self._c.shoal_read, data, sums, data.numel())
+        call(self.c.shoal_read, data, sums, data.numel())
 
     def multiply_add(self, sums: Tensor, tasks: int, rounds: int) -> None:
         """Does `tasks` times `rounds` rounds of twelve multiply-adds of 16 lanes. For measuring."""
-        _call(self._c.shoal_multiply_add, sums, tasks, rounds)
+        call(self.c.shoal_multiply_add, sums, tasks, rounds)
 
 
-def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     fits = tensor.dtype is dtype and tensor.shape == shape and tensor.is_contiguous() and tensor.is_cpu
     assert fits, (tensor.dtype, dtype, tuple(tensor.shape), shape, tensor.stride(), tensor.device)
 
 
-def _check_experts(w: Experts, K: int) -> tuple[int, int]:
+def check_experts(w: Experts, K: int) -> tuple[int, int]:
     E, N, G, _ = w.blocks.shape
     assert G * 32 == K, (G, K)
-    _check(w.blocks, torch.uint8, (E, N, G, 16))
-    _check(w.scales, torch.uint8, (E, N, G))
-    _check(w.bias, torch.bfloat16, (E, N))
+    check(w.blocks, torch.uint8, (E, N, G, 16))
+    check(w.scales, torch.uint8, (E, N, G))
+    check(w.bias, torch.bfloat16, (E, N))
     return E, N
 
 
-def _call(function: Callable[..., bytes | None], *arguments: Tensor | float | None) -> None:
+def call(function: Callable[..., bytes | None], *arguments: Tensor | float | None) -> None:
     wrong = function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments])
     assert wrong is None, wrong.decode()

@@ -24,7 +24,16 @@ COMPILE_TIMEOUT_S = 300.0
 # -ffp-contract=off, no -ffast-math: a multiplication and an addition are fused where the source says so, nowhere else.
 # -w: GCC 12 warns about its own AVX-512 headers.
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-ffp-contract=off", "-w")
-KERNEL_SOURCES = ("pool.cpp", "threads.cpp", "dense.cpp", "experts.cpp", "attention.cpp", "rows.cpp", "measure.cpp")
+KERNEL_SOURCES = (
+    "pool.cpp",
+    "threads.cpp",
+    "dense.cpp",
+    "experts.cpp",
+    "attention.cpp",
+    "rows.cpp",
+    "blocks.cpp",
+    "measure.cpp",
+)
 # Library name -> (sources, flags of its instruction set). Never -march=native: a cache may outlive its machine.
 UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "probe": (("probe.cpp",), ()),

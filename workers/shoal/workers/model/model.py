@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import attention as attn
-from shoal.kernels import dense, norm, rope
+from shoal.kernels import rope
+from shoal.kernels.attention_block import BlockShape, BlockWeights, attention_block
+from shoal.kernels.norm_linear import norm_linear
 from shoal.kernels.target import Target
 from shoal.workers.model.config import ModelConfig
 from shoal.workers.model.kv_cache import KvCache
 from shoal.workers.model.moe import ExpertLayer
 from shoal.workers.model.timing import Stopwatch
-from shoal.workers.model.weights import AttentionWeights, DenseWeights
+from shoal.workers.model.weights import DenseWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,11 @@ class Model:
         self.kv = kv
         self.experts: tuple[ExpertLayer, ...] = ()
         self.stopwatch = Stopwatch()
+        self._block = BlockShape(
+            config.num_heads, config.num_kv_heads, config.head_dim, config.rms_eps, config.attention_scale
+        )
         r = config.rope
-        self._cos, self._sin = rope.rope_tables(
+        self._rope = rope.rope_tables(
             r.theta, r.factor, r.beta_fast, r.beta_slow, r.original_context, r.concentration, config.head_dim,
             max_context, target.device,
         )  # fmt: skip
@@ -73,30 +78,19 @@ class Model:
         x_dp = self.weights.embedding[step.ids].to(self.target.dtype)
         for layer, weights in enumerate(self.weights.attention):
             with watch.phase("attention"):
-                x_dp = x_dp + self._attention(layer, weights, norm.rms_norm(x_dp, weights.norm, eps), step)
+                x_dp = self._attention(layer, weights, x_dp, step)
             router = self.weights.routers[layer]
             with watch.phase("routing"):
-                t_dp = norm.rms_norm(x_dp, router.norm, eps)
-                router_logits = dense.linear(t_dp, router.weight, router.bias, torch.float32)
+                t_dp, router_logits = norm_linear(x_dp, router.norm, eps, router.weight, router.bias)
             x_dp = x_dp + self.experts[layer](t_dp, router_logits, watch)
         with watch.phase("unembedding"):
-            return self._logits(x_dp[step.logit_rows])
+            return norm_linear(x_dp[step.logit_rows], self.weights.norm, eps, self.weights.unembedding, None)[1]
 
-    def _attention(self, layer: int, weights: AttentionWeights, t_dp: Tensor, step: ModelInput) -> Tensor:
-        """[T, H] -> [T, H]. q, k: [T, heads, head_dim] with rope; causal, windowed on sliding layers."""
-        c, kv = self.config, self.kv
-        qkv = dense.linear(t_dp, weights.qkv, weights.qkv_bias)
-        q, k, v = torch.split(qkv, [c.q_size, c.kv_size, c.kv_size], dim=-1)
-        q = q.reshape(-1, c.num_heads, c.head_dim).contiguous()
-        k = k.reshape(-1, c.num_kv_heads, c.head_dim).contiguous()
-        v = v.reshape(-1, c.num_kv_heads, c.head_dim).contiguous()
-        rope.apply_rope_(q, k, step.positions, self._cos, self._sin)
-        window = c.layer_windows[layer]
+    def _attention(self, layer: int, weights: BlockWeights, x_dp: Tensor, step: ModelInput) -> Tensor:
+        """[T, H] -> [T, H], the residual included; causal, windowed on sliding layers."""
+        window = self.config.layer_windows[layer]
         place = step.full if window is None else step.sliding
-        attn.write_kv(k, v, kv.keys[layer], kv.values[layer], place.slots)
-        o = attn.attention(q, kv.keys[layer], kv.values[layer], place.batch, weights.sinks, window, c.attention_scale)
-        return dense.linear(o.reshape(-1, c.q_size), weights.out, weights.out_bias)
-
-    def _logits(self, x_dp: Tensor) -> Tensor:
-        t_dp = norm.rms_norm(x_dp, self.weights.norm, self.config.rms_eps)
-        return dense.linear(t_dp, self.weights.unembedding, None, torch.float32)
+        cache = self.kv.keys[layer], self.kv.values[layer]
+        return attention_block(
+            x_dp, weights, self._block, self._rope, step.positions, cache, place.slots, place.batch, window
+        )

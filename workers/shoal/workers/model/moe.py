@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shoal.kernels import moe_matmul, routing
+from shoal.kernels import routing
+from shoal.kernels.expert_rows import expert_rows
 from shoal.workers.experts.exchange import Exchange
 from shoal.workers.model.config import ModelConfig
 from shoal.workers.model.timing import Stopwatch
@@ -54,16 +55,8 @@ class ExpertLayer:
     def _compute(self, x_ep: Tensor, ids_ep: Tensor) -> Tensor:
         """x_ep [R, H], ids_ep [R, k] with -1 for experts served elsewhere -> one row per pair served here, [P, H],
         in the order of the pairs in `ids_ep`."""
-        k = ids_ep.shape[1]
-        held = ids_ep >= 0
-        slots = torch.where(held, self._slot_of[ids_ep.clamp(min=0)], -1).to(torch.int32).flatten()
-        order, offsets = routing.sort_by_expert(slots, len(self._experts.ids))
-        self._load += offsets.diff()
-        rows = torch.div(order, k, rounding_mode="floor").to(torch.int32)
-        c = self._config
-        h = moe_matmul.gate_up(x_ep, rows, offsets, self._experts.gate_up, limit=c.swiglu_limit, alpha=c.swiglu_alpha)
-        y = moe_matmul.down(h, offsets, self._experts.down)
-        pair_of = held.flatten().cumsum(0) - 1
-        out = torch.empty_like(y)
-        out[pair_of[order.long()]] = y
-        return out
+        c, held = self._config, self._experts
+        return expert_rows(
+            x_ep, ids_ep, self._slot_of, held.gate_up, held.down, self._load,
+            limit=c.swiglu_limit, alpha=c.swiglu_alpha,
+        )  # fmt: skip

@@ -12,21 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shoal.kernels.attention_block import BlockWeights
 from shoal.kernels.mxfp4 import ExpertWeights
 from shoal.workers.checkpoint import Checkpoint
 from shoal.workers.model.config import ModelConfig
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionWeights:
-    """One layer's attention. q, k and v are fused in rows: q_size, then kv_size twice."""
-
-    norm: Tensor  # [H]
-    qkv: Tensor  # [q_size + 2 * kv_size, H]
-    qkv_bias: Tensor  # [q_size + 2 * kv_size]
-    sinks: Tensor  # [num_heads], one unscaled logit per head
-    out: Tensor  # [H, q_size]
-    out_bias: Tensor  # [H]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +43,7 @@ class DenseWeights:
     embedding: Tensor  # [V, H]
     unembedding: Tensor  # [V, H]
     norm: Tensor  # [H]
-    attention: tuple[AttentionWeights, ...]
+    attention: tuple[BlockWeights, ...]
     routers: tuple[RouterWeights, ...]
 
 
@@ -64,24 +53,28 @@ def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
     def tensor(name: str) -> Tensor:
         return checkpoint.tensor(name).to(device).contiguous()
 
+    def vector(name: str) -> Tensor:
+        """A norm's weights or the sinks, widened once (exactly) rather than in every step."""
+        return tensor(name).float()
+
     attention, routers = [], []
     for layer in range(checkpoint.config.num_layers):
         base = f"model.layers.{layer}."
         parts = [checkpoint.tensor(f"{base}self_attn.{x}_proj.weight") for x in "qkv"]
         biases = [checkpoint.tensor(f"{base}self_attn.{x}_proj.bias") for x in "qkv"]
         attention.append(
-            AttentionWeights(
-                norm=tensor(base + "input_layernorm.weight"),
+            BlockWeights(
+                norm=vector(base + "input_layernorm.weight"),
                 qkv=torch.cat(parts).to(device),
                 qkv_bias=torch.cat(biases).to(device),
-                sinks=tensor(base + "self_attn.sinks"),
+                sinks=vector(base + "self_attn.sinks"),
                 out=tensor(base + "self_attn.o_proj.weight"),
                 out_bias=tensor(base + "self_attn.o_proj.bias"),
             )
         )
         routers.append(
             RouterWeights(
-                norm=tensor(base + "post_attention_layernorm.weight"),
+                norm=vector(base + "post_attention_layernorm.weight"),
                 weight=tensor(base + "mlp.router.weight"),
                 bias=tensor(base + "mlp.router.bias"),
             )
@@ -89,7 +82,7 @@ def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
     return DenseWeights(
         embedding=tensor("model.embed_tokens.weight"),
         unembedding=tensor("lm_head.weight"),
-        norm=tensor("model.norm.weight"),
+        norm=vector("model.norm.weight"),
         attention=tuple(attention),
         routers=tuple(routers),
     )

@@ -1,0 +1,83 @@
+"""The attention half of a layer, residual included: x + out(attention(rope(qkv(rms_norm(x))))).
+
+On a CPU one call does it all; elsewhere it is the launchers one after another. The bits are the same either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shoal.kernels import native
+from shoal.kernels.attention import AttentionBatch, attention, write_kv
+from shoal.kernels.dense import linear
+from shoal.kernels.norm import rms_norm
+from shoal.kernels.rope import apply_rope_
+from shoal.kernels.target import backend_for
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeights:
+    """One layer's attention. q, k and v are fused in rows: hq * hd, then hk * hd twice."""
+
+    norm: Tensor  # [H]
+    qkv: Tensor  # [(hq + 2 hk) hd, H]
+    qkv_bias: Tensor  # [(hq + 2 hk) hd]
+    sinks: Tensor  # [hq], one unscaled logit per head
+    out: Tensor  # [H, hq hd]
+    out_bias: Tensor  # [H]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockShape:
+    """Heads of `head_dim`, the norm's epsilon, and what the scores are multiplied by."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    scale: float
+
+
+def attention_block(
+    x: Tensor,
+    weights: BlockWeights,
+    shape: BlockShape,
+    rope: tuple[Tensor, Tensor],
+    positions: Tensor,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    batch: AttentionBatch,
+    window: int | None,
+) -> Tensor:
+    """x [T,H] -> [T,H]; writes this step's keys and values.
+
+    rope: cos, sin fp32 [P,hd/2]; positions i64 [T]; cache: keys, values [B,bs,hk,hd]; slots i64 [T].
+    """
+    if backend_for(x) == "native":
+        return native.attention_block(x, weights, shape, rope, positions, cache, slots, batch, window)
+    return attention_block_torch(x, weights, shape, rope, positions, cache, slots, batch, window)
+
+
+def attention_block_torch(
+    x: Tensor,
+    weights: BlockWeights,
+    shape: BlockShape,
+    rope: tuple[Tensor, Tensor],
+    positions: Tensor,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    batch: AttentionBatch,
+    window: int | None,
+) -> Tensor:
+    """The launchers, one by one, each on the backend of `x`."""
+    hq, hk, hd = shape.heads, shape.kv_heads, shape.head_dim
+    qkv = linear(rms_norm(x, weights.norm, shape.eps), weights.qkv, weights.qkv_bias)
+    q, k, v = (part.contiguous() for part in torch.split(qkv, [hq * hd, hk * hd, hk * hd], dim=-1))
+    q, k, v = q.view(-1, hq, hd), k.view(-1, hk, hd), v.view(-1, hk, hd)
+    apply_rope_(q, k, positions, *rope)
+    write_kv(k, v, *cache, slots)
+    o = attention(q, *cache, batch, weights.sinks, window, shape.scale)
+    return x + linear(o.reshape(-1, hq * hd), weights.out, weights.out_bias)

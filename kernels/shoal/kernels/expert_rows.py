@@ -1,0 +1,59 @@
+"""Every (token, expert) pair served here, from ids to rows: sorted by expert, both matmuls, and back in order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shoal.kernels import native
+from shoal.kernels.moe_matmul import down, gate_up
+from shoal.kernels.mxfp4 import ExpertWeights
+from shoal.kernels.routing import sort_by_expert
+from shoal.kernels.target import backend_for
+
+
+def expert_rows(
+    x: Tensor,
+    ids: Tensor,
+    slot_of: Tensor,
+    w_up: ExpertWeights,
+    w_down: ExpertWeights,
+    loads: Tensor,
+    *,
+    limit: float,
+    alpha: float,
+) -> Tensor:
+    """x [T,H], ids i32 [T,k] with -1 for pairs served elsewhere -> [P,H], a row per pair served here, in ids' order.
+
+    slot_of i32 [E]: where an expert lies in w_up [slots,2I,H] and w_down [slots,H,I], -1 for nowhere. Adds the rows
+    of each slot to loads i64 [slots]. Rows are not weighted.
+    """
+    if backend_for(x) == "native":
+        return native.expert_rows(x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)
+    return expert_rows_torch(x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)
+
+
+def expert_rows_torch(
+    x: Tensor,
+    ids: Tensor,
+    slot_of: Tensor,
+    w_up: ExpertWeights,
+    w_down: ExpertWeights,
+    loads: Tensor,
+    *,
+    limit: float,
+    alpha: float,
+) -> Tensor:
+    """The launchers, one by one, each on the backend of `x`."""
+    k = ids.shape[1]
+    held = ids >= 0
+    slots = torch.where(held, slot_of[ids.clamp(min=0)], -1).to(torch.int32).flatten()
+    order, offsets = sort_by_expert(slots, loads.shape[0])
+    loads += offsets.diff()
+    rows = torch.div(order, k, rounding_mode="floor").to(torch.int32)
+    h = gate_up(x, rows, offsets, w_up, limit=limit, alpha=alpha)
+    y = down(h, offsets, w_down)
+    pair_of = held.flatten().cumsum(0) - 1
+    out = torch.empty_like(y)
+    out[pair_of[order.long()]] = y
+    return out
