@@ -14,7 +14,7 @@ from shoal.cluster import runfile
 from shoal.cluster.errors import NotRunningError, StartError
 from shoal.cluster.runfile import RunFile
 
-RUN = RunFile(os.getpid(), 1.0, "127.0.0.1:1", "", "unix://:secret@/x", "127.0.0.1:2", "/m", ("g0",), "/logs")
+RUN = RunFile(os.getpid(), 1.0, "127.0.0.1:1", "", "", "unix://:secret@/x", "127.0.0.1:2", "/m", ("g0",), "/logs")
 
 HOLD = """
 import sys, pathlib

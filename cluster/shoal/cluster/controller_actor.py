@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.cluster import logs
 from shoal.cluster.controller import Controller
 from shoal.cluster.lifecycle import GroupState
 from shoal.cluster.ray_fleet import RayFleet
@@ -47,6 +48,7 @@ class ControllerActor:
     """Made a Ray actor by `launch`."""
 
     def __init__(self, declared: Declared) -> None:
+        logs.configure("info", "json")  # Ray keeps what it prints in a file of its own
         self._declared = declared
         self._controller: Controller | None = None
         self._running: asyncio.Task[None] | None = None

@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -33,6 +33,9 @@ from shoal.cluster.processes import adopt_orphans, kill_descendants
 from shoal.cluster.ray_session import RaySession
 from shoal.cluster.router_process import Listening, RouterProcess
 from shoal.cluster.runfile import RunFile
+
+if TYPE_CHECKING:  # importing it imports ray, which must first see the environment that ray_session sets
+    from shoal.cluster.controller_handle import ControllerHandle
 
 log = structlog.get_logger()
 
@@ -66,7 +69,7 @@ class LocalCluster:
         self._undo: list[Callable[[], None]] = []
         self._owned = contextlib.ExitStack()
         self._router: RouterProcess | None = None
-        self._controller: Any = None
+        self._controller: ControllerHandle | None = None
         self._deadline = 0.0
 
     # -- up ---------------------------------------------------------------------------------------------------------
@@ -90,6 +93,7 @@ class LocalCluster:
             pid=os.getpid(),
             started=started,
             router=listening.grpc,
+            http=listening.http,
             metrics=listening.metrics,
             redis_url=redis_url,
             ray_address=session.address,
@@ -133,15 +137,14 @@ class LocalCluster:
         return ray_session.connect(self.config.ray_address, self.config.namespace, self._state_dir, cpus)
 
     def _start_controller(self, session: RaySession, redis_url: str) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        from shoal.cluster.controller_actor import NAME, ControllerActor, Declared
+        from shoal.cluster.controller_actor import Declared
+        from shoal.cluster.controller_handle import ControllerHandle
 
         device = topology.resolve_device(self._worker.device, session.resources.get("GPU", 0.0))
         need = topology.need_of(device, self._worker.threads)
         topology.require_room(need, self.config.ranks, session.resources)
         self._say(f"starting {self.config.ranks} workers on {device.upper()}")
+        left = max(1.0, self._deadline - time.monotonic())
         declared = Declared(
             worker_class=WORKER_CLASS,
             worker=dataclasses.replace(self._worker, device=device.partition(":")[0]),  # Ray shows each its own GPU
@@ -151,20 +154,11 @@ class LocalCluster:
             redis_url=redis_url,
             home=session.home,
             insecure=self.config.insecure,
-            start_timeout=max(1.0, self._deadline - time.monotonic()),
+            start_timeout=left,
         )
-        # On this node: the embedded Redis and the rendezvous of a one-machine cluster are reached over loopback.
-        here = NodeAffinitySchedulingStrategy(session.node_id, soft=False)
-        options = {"name": NAME, "lifetime": "detached", "num_cpus": 0, "scheduling_strategy": here}
-        try:
-            self._controller = ray.remote(ControllerActor).options(**options).remote(declared)
-        except ValueError as error:
-            raise StartError(
-                f"a cluster already runs in the Ray namespace {self.config.namespace!r}: stop it where it was started, "
-                "or set cluster.namespace"
-            ) from error
-        self._undo.append(self._stop_controller)
-        self._call(self._controller.start.remote(), "the controller did not start")
+        self._controller = ControllerHandle(declared, session.node_id)
+        self._undo.append(self._controller.stop)
+        self._controller.begin(left)
 
     def _await_groups(self) -> None:
         seen: dict[str, str] = {}
@@ -206,19 +200,8 @@ class LocalCluster:
 
     def status(self) -> dict[str, Any]:
         """What the controller knows. Raises StartError when it is gone."""
-        status: dict[str, Any] = self._call(self._controller.status.remote(), "the controller is gone")
-        return status
-
-    def _call(self, ref: Any, otherwise: str) -> Any:
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError
-
-        from shoal.cluster.ray_fleet import one_line
-
-        try:
-            return ray.get(ref, timeout=30.0)
-        except (RayError, GetTimeoutError) as error:
-            raise StartError(f"{otherwise}: {one_line(error)}") from error
+        assert self._controller is not None, "status() comes after start()"
+        return self._controller.status()
 
     # -- down ---------------------------------------------------------------------------------------------------------
 
@@ -240,35 +223,10 @@ class LocalCluster:
     def kill(self) -> None:
         """Stop everything now. This process cannot use Ray any more and had better end: `os._exit`."""
         if self._controller is not None and self.config.ray_address:
-            self._kill_actors()
+            self._controller.kill()
         kill_descendants()
         with contextlib.suppress(OSError):
             self._owned.close()
-
-    def _stop_controller(self) -> None:
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError
-
-        try:
-            ray.get(self._controller.stop.remote(0.0), timeout=30.0)
-        except (RayError, GetTimeoutError) as error:
-            log.warning("the workers were not stopped in order", error=str(error).splitlines()[0])
-            self._kill_actors()
-        with contextlib.suppress(RayError):
-            ray.kill(self._controller)
-        self._controller = None
-
-    def _kill_actors(self) -> None:
-        """On a Ray that is not ours, detached actors outlive everything but this."""
-        import ray
-        from ray.exceptions import RayError
-        from ray.util.placement_group import get_placement_group, remove_placement_group
-
-        with contextlib.suppress(RayError, ValueError):
-            for name in ray.util.list_named_actors():
-                ray.kill(ray.get_actor(name))
-                with contextlib.suppress(ValueError):
-                    remove_placement_group(get_placement_group(name))
 
 
 def _ping(url: str) -> None:

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -56,14 +56,15 @@ def descendants() -> list[psutil.Process]:
     return alive
 
 
-def kill_descendants(timeout: float = 5.0) -> list[int]:
-    """SIGKILL everything below this process until nothing is left; returns the pids that were still there.
+def kill_descendants(timeout: float = 5.0, keep: Iterable[int] = ()) -> list[int]:
+    """SIGKILL everything below this process, but for `keep`, until nothing is left; returns the pids that were there.
 
     In rounds, because a killed parent may have been starting another child.
     """
     killed: list[int] = []
+    kept = set(keep)
     give_up = time.monotonic() + timeout
-    while (alive := descendants()) and time.monotonic() < give_up:
+    while (alive := [p for p in descendants() if p.pid not in kept]) and time.monotonic() < give_up:
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 from typing import Any
 
 import ray
@@ -145,23 +146,16 @@ def one_line(error: RayError | GetTimeoutError) -> str:
     if isinstance(error, RayTaskError):
         cause = error.cause
         return f"{type(cause).__name__}: {cause}" if cause is not None else _last_line(str(error))
-    if isinstance(error, RayActorError):
-        text = str(error)
-        if "creation task" in text:
-            return _last_line(text)
-        return "its process died: " + (_reason(text) or "no reason known")
-    return _last_line(str(error))
+    text = str(error)
+    if isinstance(error, RayActorError) and "creation task" not in text:
+        detail = re.search(r"exit detail: (.*?)\.?(?: Some common causes|$)", text, re.MULTILINE)
+        return "its process died: " + (detail[1] if detail else _last_line(text))
+    return _last_line(text)
 
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
-
-
-def _reason(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    wanted = [line for line in lines if "exit type" in line.lower() or "cause:" in line.lower()]
-    return (wanted or lines[-1:] or [""])[0]
 
 
 def node_addresses() -> dict[str, str]:

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from shoal.cluster.errors import StartError
+from shoal.cluster.processes import descendants, kill_descendants
+
+log = structlog.get_logger()
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Of a Ray of our own: actors are told and answer a few kilobytes, tokens and weights never pass through it."""
@@ -48,13 +53,21 @@ def connect(address: str, namespace: str, state_dir: Path, cpus: int) -> RaySess
     if local:
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     on_term = signal.getsignal(signal.SIGTERM)
-    try:
-        context: Any = ray.init(address=address or "local", **options)
-    except Exception as error:
-        where = f"connect to Ray at {address}" if address else "start Ray"
-        raise StartError(f"cannot {where}: {type(error).__name__}: {_first_line(error)}") from error
-    finally:
-        signal.signal(signal.SIGTERM, on_term)  # Ray puts its own in its place
+    before = [process.pid for process in descendants()]
+    for attempts_left in (1, 0) if local else (0,):
+        try:
+            context: Any = ray.init(address=address or "local", **options)
+            break
+        except Exception as error:
+            if attempts_left:
+                # Ray gives its own processes 30 s to come up, too little on a machine that is very busy just now.
+                log.warning("Ray did not start, trying once more", why=_first_line(error))
+                kill_descendants(keep=before)
+                continue
+            where = f"connect to Ray at {address}" if address else "start Ray"
+            raise StartError(f"cannot {where}: {type(error).__name__}: {_first_line(error)}") from error
+        finally:
+            signal.signal(signal.SIGTERM, on_term)  # Ray puts its own in its place
     from shoal.cluster.ray_fleet import node_addresses
 
     runtime = ray.get_runtime_context()

@@ -18,9 +18,10 @@ from shoal.router.config import RouterConfig
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a router listens, `host:port`; `metrics` is empty when it serves none."""
+    """Where a router listens, `host:port`; `http` and `metrics` are empty when it serves none."""
 
     grpc: str
+    http: str
     metrics: str
 
 
@@ -63,7 +64,7 @@ class RouterProcess:
             fields = json.loads(self._ready.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        return Listening(fields["address"], fields["metrics"])
+        return Listening(fields["address"], fields["http"], fields["metrics"])
 
     def stop(self, patience: float) -> None:
         """Ask it to stop, wait until its requests ended, at most `patience` seconds. Safe to repeat."""

@@ -27,6 +27,8 @@ class RunFile:
     """Unix time, seconds."""
     router: str
     """`host:port` of the router's gRPC server."""
+    http: str
+    """`host:port` of its HTTP server; empty when there is none."""
     metrics: str
     """`host:port` of the router's /metrics; empty when there is none."""
     redis_url: str

@@ -51,6 +51,8 @@ def announce(run: RunFile) -> None:
     seconds = time.time() - run.started
     print(f"\nshoal serves {run.model}  (ready after {seconds:.1f} s)")
     print(f"  gRPC      {run.router}")
+    if run.http:
+        print(f"  HTTP      http://{run.http}/v1")
     if run.metrics:
         print(f"  metrics   http://{run.metrics}/metrics")
     print(f"  logs      {run.logs}")
