@@ -124,9 +124,7 @@ class Router:
         service = InferenceService(generator, chat, models, self.admission, self.metrics, config.max_request_seconds)
         gate = Gate(chat, generator, self.admission, self.metrics, config.max_request_seconds)
         records = Records(self._redis, config.session_ttl_seconds) if self._redis is not None else None
-        around = http.Surroundings(
-            self._parts, lambda: models.served().models, records, config.http_max_body_bytes
-        )
+        around = http.Surroundings(self._parts, lambda: models.served().models, records, config.http_max_body_bytes)
         self._api = http.build(gate, around)
         self._http: Listener | None = None
         rim = Rim(self.metrics, config.max_request_seconds)
