@@ -30,12 +30,13 @@ serve: $(READY) ## Serve a checkpoint directory until Ctrl-C: make serve MODEL=d
 test: $(READY) ## Run the whole test suite on the CPU
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY) ## Lint, types, import contract, generated code
+check: $(READY) ## Lint, types, import contract, generated code, promises of the .proto files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@$(BIN)/python proto/generate.py --check
+	@$(BIN)/python -m pytest -q --no-header --durations=0 --durations-min=9 tests/proto
 
 proto: $(READY) ## Generate Python from the .proto files
 	@$(BIN)/python proto/generate.py
