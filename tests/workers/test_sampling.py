@@ -104,3 +104,24 @@ def test_values_out_of_range_are_named(field: str, value: float) -> None:
     """The error names the field."""
     with pytest.raises(RequestError, match=f"sampling.{field}"):
         replace(SamplingParams(), **{field: value})  # type: ignore[arg-type]  # the field is a parameter of the test
+
+
+@given(
+    seed=st.integers(0, 2**32), temperature=st.sampled_from([0.0, 0.7, 1.5]), top_p=st.sampled_from([0.3, 1.0]),
+    top_k=st.integers(0, 4), penalty=st.sampled_from([0.0, 1.0]),
+)  # fmt: skip
+def test_allowing_some_is_masking_the_others(
+    seed: int, temperature: float, top_p: float, top_k: int, penalty: float
+) -> None:
+    """Choosing among allowed ids gives the token that masking all others gives, with the same log-probability."""
+    chance = np.random.default_rng(seed)
+    row = chance.normal(size=40).astype(np.float32)
+    allowed = np.sort(chance.choice(40, size=int(chance.integers(1, 40)), replace=False)).astype(np.int64)
+    params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, presence_penalty=penalty, logprobs=True)
+    others = sorted(set(range(40)) - set(allowed.tolist()))
+    draw = chance.random()
+
+    masked, chosen = sample(row, params, draw, [1], [2, 3], others), sample(row, params, draw, [1], [2, 3], (), allowed)
+
+    assert masked.id == chosen.id
+    assert masked.logprob == pytest.approx(chosen.logprob)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shoal.cluster.placement import even_placement
+from shoal.proto.v1 import kv_pb2 as kv_pb
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.config import WorkerConfig
 from shoal.workers.experts.group import GroupSpec, Member
@@ -136,7 +137,7 @@ def test_kv_events_come_to_those_who_ask(pair: Group) -> None:
         events = [e for m in messages for e in m.kv_events.events]
         deaf.send(submit_message("plain", [1, 2], max_tokens=1))
         assert not any(deaf.next().HasField("kv_events") for _ in range(2))
-    assert [pb.KV_GROUP_FULL] * 2 + [pb.KV_GROUP_SLIDING] * 2 == [e.group for e in events]
+    assert [kv_pb.KV_GROUP_FULL] * 2 + [kv_pb.KV_GROUP_SLIDING] * 2 == [e.group for e in events]
     assert events[0].hash == events[2].hash
 
 

@@ -11,7 +11,7 @@ import json
 
 import llguidance
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 
 LONGEST_SOURCE = 1 << 20
 """Characters of one grammar."""

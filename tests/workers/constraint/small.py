@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 
 END, STOP, OTHER = 300, 301, 302
 """Control tokens: no bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import llguidance
 import pytest
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.wire.grammars import compile_grammar
 from shoal.workers.constraint.automaton import read_automaton
 from shoal.workers.constraint.compiler import ConstraintCompiler

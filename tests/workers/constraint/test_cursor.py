@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.workers.constraint.compiler import ConstraintCompiler
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.errors import ConstraintError, RequestError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.workers.checkpoint import open_checkpoint
 from shoal.workers.constraint.compiler import ConstraintCompiler
 from shoal.workers.engine.engine import Engine, Output

@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.errors import NotReadyError, OverloadedError
 from shoal.workers.messages import generated_in
@@ -22,7 +23,7 @@ Done = Callable[[Cursor | Exception], None]
 class Compiler(Protocol):
     """What does the work. Called on a thread of the executor."""
 
-    def begin_constraint(self, constraint: pb.Constraint, generated: Sequence[int]) -> Cursor: ...
+    def begin_constraint(self, constraint: Constraint, generated: Sequence[int]) -> Cursor: ...
 
 
 class Compiling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import accumulate
 
+from shoal.proto.v1 import kv_pb2 as kv_pb
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.engine.engine import Output
@@ -87,13 +88,13 @@ def sequence_from(submit: pb.Submit, vocab_size: int, stream: str, constraint: C
     )
 
 
-def kv_events_from(kv: KvManager) -> pb.KvEvents | None:
+def kv_events_from(kv: KvManager) -> kv_pb.KvEvents | None:
     """Take the changes of both pools since the last call; None when there were none."""
-    news = pb.KvEvents(block_size=kv.block_size)
-    for pool, group in ((kv.full, pb.KV_GROUP_FULL), (kv.sliding, pb.KV_GROUP_SLIDING)):
+    news = kv_pb.KvEvents(block_size=kv.block_size)
+    for pool, group in ((kv.full, kv_pb.KV_GROUP_FULL), (kv.sliding, kv_pb.KV_GROUP_SLIDING)):
         while pool.events:
             event = pool.events.popleft()
-            change = pb.KV_CHANGE_STORED if event.change is Change.STORED else pb.KV_CHANGE_REMOVED
+            change = kv_pb.KV_CHANGE_STORED if event.change is Change.STORED else kv_pb.KV_CHANGE_REMOVED
             news.events.add(change=change, group=group, hash=event.hash)
     return news if news.events else None
 

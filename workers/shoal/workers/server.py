@@ -21,6 +21,7 @@ import structlog
 
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1 import worker_pb2_grpc
+from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.wire.credentials import add_port, join_address
 from shoal.wire.options import server_options
 from shoal.workers.compiling import Compiling
@@ -37,7 +38,7 @@ class Service(Protocol):
     """What the server needs from the worker. Called on the server's event loop, so nothing but `begin_constraint` may
     block."""
 
-    def begin_constraint(self, constraint: pb.Constraint, generated: Sequence[int]) -> Cursor: ...
+    def begin_constraint(self, constraint: Constraint, generated: Sequence[int]) -> Cursor: ...
     def welcome(self) -> pb.Welcome: ...
     def submit(self, submit: pb.Submit, stream: str, constraint: Cursor | None) -> pb.Accepted: ...
     def cancel(self, cancel: pb.Cancel) -> None: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from shoal.kernels import native
 from shoal.kernels import target as targets
 from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.workers.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from shoal.workers.config import WorkerConfig
 from shoal.workers.constraint.compiler import ConstraintCompiler
@@ -78,6 +80,9 @@ class Worker:
             raise CheckpointError(checkpoint.path, "has no tokenizer.json")
         token_bytes = read_token_bytes(tokenizer, model_config.vocab_size)
         tokenizer_hash = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
+        self._constraints = ConstraintCompiler(token_bytes)
+        warming = threading.Thread(target=self._constraints.warm_up, name="warm-up", daemon=True)
+        warming.start()  # a second for a full vocabulary, spent while weights are read
         plan = plan_kv(
             model_config,
             block_size=config.block_size,
@@ -98,8 +103,8 @@ class Worker:
             config.speculative_tokens,
         )
         manager = KvManager(plan.num_full, plan.num_sliding, plan.block_size, window, caching=config.prefix_cache)
+        warming.join()
         self._checkpoint = checkpoint
-        self._constraints = ConstraintCompiler(token_bytes)
         self._engine = Engine(model, LocalExchange(), manager, limits, token_bytes)
         self._server.start()
         numerics_id = self._numerics_id(checkpoint)
@@ -179,7 +184,7 @@ class Worker:
         """What this worker is."""
         return self._welcome
 
-    def begin_constraint(self, constraint: pb.Constraint, generated: Sequence[int]) -> Cursor:
+    def begin_constraint(self, constraint: Constraint, generated: Sequence[int]) -> Cursor:
         """Compile and replay. Takes up to seconds: called from threads of its own. Raises a WorkerError."""
         if self._constraints is None:
             raise NotReadyError("this worker is not prepared")

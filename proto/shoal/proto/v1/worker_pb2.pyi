@@ -8,6 +8,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from shoal.proto.v1 import constraint_pb2 as _constraint_pb2
+from shoal.proto.v1 import kv_pb2 as _kv_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -42,38 +44,6 @@ TOKEN_ROLE_GIVEN: TokenRole.ValueType  # 1
 TOKEN_ROLE_GENERATED: TokenRole.ValueType  # 2
 """Sampled by the model earlier."""
 Global___TokenRole: _TypeAlias = TokenRole  # noqa: Y015
-
-class _GrammarKind:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _GrammarKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrammarKind.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    GRAMMAR_KIND_UNSPECIFIED: _GrammarKind.ValueType  # 0
-    """Never sent."""
-    GRAMMAR_KIND_JSON_SCHEMA: _GrammarKind.ValueType  # 1
-    """A JSON Schema; whitespace between the values is bounded. A keyword that cannot be enforced is an error."""
-    GRAMMAR_KIND_JSON_SCHEMA_LENIENT: _GrammarKind.ValueType  # 2
-    """The same; keywords that cannot be enforced are ignored."""
-    GRAMMAR_KIND_REGEX: _GrammarKind.ValueType  # 3
-    """A regular expression that the whole text matches (syntax of Rust's regex, without anchors and look-around)."""
-    GRAMMAR_KIND_LARK: _GrammarKind.ValueType  # 4
-    """A context-free grammar as llguidance reads Lark's syntax; control tokens cannot be named."""
-
-class GrammarKind(_GrammarKind, metaclass=_GrammarKindEnumTypeWrapper):
-    """How the source of a grammar is written."""
-
-GRAMMAR_KIND_UNSPECIFIED: GrammarKind.ValueType  # 0
-"""Never sent."""
-GRAMMAR_KIND_JSON_SCHEMA: GrammarKind.ValueType  # 1
-"""A JSON Schema; whitespace between the values is bounded. A keyword that cannot be enforced is an error."""
-GRAMMAR_KIND_JSON_SCHEMA_LENIENT: GrammarKind.ValueType  # 2
-"""The same; keywords that cannot be enforced are ignored."""
-GRAMMAR_KIND_REGEX: GrammarKind.ValueType  # 3
-"""A regular expression that the whole text matches (syntax of Rust's regex, without anchors and look-around)."""
-GRAMMAR_KIND_LARK: GrammarKind.ValueType  # 4
-"""A context-free grammar as llguidance reads Lark's syntax; control tokens cannot be named."""
-Global___GrammarKind: _TypeAlias = GrammarKind  # noqa: Y015
 
 class _RefusalReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -146,54 +116,6 @@ SEQUENCE_FINISH_CANCELLED: SequenceFinish.ValueType  # 4
 SEQUENCE_FINISH_LOOP: SequenceFinish.ValueType  # 5
 """Endless repetition."""
 Global___SequenceFinish: _TypeAlias = SequenceFinish  # noqa: Y015
-
-class _KvChange:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _KvChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KvChange.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    KV_CHANGE_UNSPECIFIED: _KvChange.ValueType  # 0
-    """Never sent."""
-    KV_CHANGE_STORED: _KvChange.ValueType  # 1
-    """They can be found from now on."""
-    KV_CHANGE_REMOVED: _KvChange.ValueType  # 2
-    """They are gone."""
-
-class KvChange(_KvChange, metaclass=_KvChangeEnumTypeWrapper):
-    """What became of a KV block's contents."""
-
-KV_CHANGE_UNSPECIFIED: KvChange.ValueType  # 0
-"""Never sent."""
-KV_CHANGE_STORED: KvChange.ValueType  # 1
-"""They can be found from now on."""
-KV_CHANGE_REMOVED: KvChange.ValueType  # 2
-"""They are gone."""
-Global___KvChange: _TypeAlias = KvChange  # noqa: Y015
-
-class _KvGroup:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _KvGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KvGroup.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    KV_GROUP_UNSPECIFIED: _KvGroup.ValueType  # 0
-    """Never sent."""
-    KV_GROUP_FULL: _KvGroup.ValueType  # 1
-    """Full-attention layers: a prefix is found only if all its blocks are."""
-    KV_GROUP_SLIDING: _KvGroup.ValueType  # 2
-    """Sliding layers: only the blocks in the window before the prefix's end are needed."""
-
-class KvGroup(_KvGroup, metaclass=_KvGroupEnumTypeWrapper):
-    """Which layers a KV block serves."""
-
-KV_GROUP_UNSPECIFIED: KvGroup.ValueType  # 0
-"""Never sent."""
-KV_GROUP_FULL: KvGroup.ValueType  # 1
-"""Full-attention layers: a prefix is found only if all its blocks are."""
-KV_GROUP_SLIDING: KvGroup.ValueType  # 2
-"""Sliding layers: only the blocks in the window before the prefix's end are needed."""
-Global___KvGroup: _TypeAlias = KvGroup  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
@@ -450,211 +372,6 @@ class WorkerLimits(_message.Message):
 Global___WorkerLimits: _TypeAlias = WorkerLimits  # noqa: Y015
 
 @_typing.final
-class Constraint(_message.Message):
-    """What a sequence may consist of: an automaton over bytes and token ids. The worker knows no chat format.
-
-    A state has text, then paths that lead on. Tokens that stand for bytes are text; control tokens stand for none and are
-    legal only where a path names them. A state with neither text nor paths is the end: the sequence stops there.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STATES_FIELD_NUMBER: _builtins.int
-    BUDGETS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConstraintState]:
-        """The states; generation starts in the first."""
-
-    @_builtins.property
-    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConstraintBudget]:
-        """Bounds on text, each shared by the states that name it."""
-
-    def __init__(
-        self,
-        *,
-        states: _abc.Iterable[Global___ConstraintState] | None = ...,
-        budgets: _abc.Iterable[Global___ConstraintBudget] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "states", b"states"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
-
-@_typing.final
-class ConstraintState(_message.Message):
-    """One state of a constraint."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ANY_FIELD_NUMBER: _builtins.int
-    GRAMMAR_FIELD_NUMBER: _builtins.int
-    PATHS_FIELD_NUMBER: _builtins.int
-    BUDGET_FIELD_NUMBER: _builtins.int
-    SPENT_FIELD_NUMBER: _builtins.int
-    budget: _builtins.int
-    """Which budget the tokens of the text count against, from 1; 0: none."""
-    @_builtins.property
-    def any(self) -> Global___AnyText:
-        """Any bytes."""
-
-    @_builtins.property
-    def grammar(self) -> Global___ConstraintGrammar:
-        """Bytes of a language: a path can begin when they are a whole word of it."""
-
-    @_builtins.property
-    def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConstraintPath]:
-        """Ways on. While several fit what was generated, all are open; the first that is complete is taken. After text, a path
-        begins with an id.
-        """
-
-    @_builtins.property
-    def spent(self) -> Global___ConstraintPath:
-        """The only way on once that budget is spent, wherever in the text that is; begins with an id. Set with `budget`."""
-
-    def __init__(
-        self,
-        *,
-        any: Global___AnyText | None = ...,
-        grammar: Global___ConstraintGrammar | None = ...,
-        paths: _abc.Iterable[Global___ConstraintPath] | None = ...,
-        budget: _builtins.int = ...,
-        spent: Global___ConstraintPath | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "grammar", b"grammar", "spent", b"spent", "text", b"text"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "budget", b"budget", "grammar", b"grammar", "paths", b"paths", "spent", b"spent", "text", b"text"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_text: _TypeAlias = _typing.Literal["any", "grammar"]  # noqa: Y015
-    _WhichOneofArgType_text: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_text) -> _WhichOneofReturnType_text | None: ...
-
-Global___ConstraintState: _TypeAlias = ConstraintState  # noqa: Y015
-
-@_typing.final
-class AnyText(_message.Message):
-    """Any bytes at all."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AnyText: _TypeAlias = AnyText  # noqa: Y015
-
-@_typing.final
-class ConstraintGrammar(_message.Message):
-    """A language of bytes."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    kind: Global___GrammarKind.ValueType
-    """How it is written."""
-    source: _builtins.str
-    """The JSON Schema, expression or grammar itself."""
-    def __init__(
-        self,
-        *,
-        kind: Global___GrammarKind.ValueType = ...,
-        source: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "source", b"source"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ConstraintGrammar: _TypeAlias = ConstraintGrammar  # noqa: Y015
-
-@_typing.final
-class ConstraintPath(_message.Message):
-    """A way from one state to another."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PIECES_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    state: _builtins.int
-    """The state it leads to, from 0."""
-    @_builtins.property
-    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConstraintPiece]:
-        """What is generated on the way, in order; at least one."""
-
-    def __init__(
-        self,
-        *,
-        pieces: _abc.Iterable[Global___ConstraintPiece] | None = ...,
-        state: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pieces", b"pieces", "state", b"state"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ConstraintPath: _TypeAlias = ConstraintPath  # noqa: Y015
-
-@_typing.final
-class ConstraintPiece(_message.Message):
-    """One step of a path."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
-    id: _builtins.int
-    """Exactly this token."""
-    text: _builtins.bytes
-    """Exactly these bytes, in any tokens that spell them."""
-    def __init__(
-        self,
-        *,
-        id: _builtins.int = ...,
-        text: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "piece", b"piece", "text", b"text"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "piece", b"piece", "text", b"text"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_piece: _TypeAlias = _typing.Literal["id", "text"]  # noqa: Y015
-    _WhichOneofArgType_piece: _TypeAlias = _typing.Literal["piece", b"piece"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_piece) -> _WhichOneofReturnType_piece | None: ...
-
-Global___ConstraintPiece: _TypeAlias = ConstraintPiece  # noqa: Y015
-
-@_typing.final
-class ConstraintBudget(_message.Message):
-    """A bound on text. A path into a state whose budget is spent is closed while another is open."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOKENS_FIELD_NUMBER: _builtins.int
-    tokens: _builtins.int
-    """Most tokens of text, all states that name the budget together."""
-    def __init__(
-        self,
-        *,
-        tokens: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ConstraintBudget: _TypeAlias = ConstraintBudget  # noqa: Y015
-
-@_typing.final
 class Submit(_message.Message):
     """Start one sequence."""
 
@@ -710,7 +427,7 @@ class Submit(_message.Message):
         """When generation ends."""
 
     @_builtins.property
-    def constraint(self) -> Global___Constraint:
+    def constraint(self) -> _constraint_pb2.Constraint:
         """What may be generated; absent: anything."""
 
     def __init__(
@@ -724,7 +441,7 @@ class Submit(_message.Message):
         seed: _builtins.int = ...,
         sampling: Global___WorkerSampling | None = ...,
         limits: Global___WorkerLimits | None = ...,
-        constraint: Global___Constraint | None = ...,
+        constraint: _constraint_pb2.Constraint | None = ...,
         cache_salt: _builtins.bytes = ...,
         adapter_id: _builtins.str = ...,
         expert_set_version: _builtins.int = ...,
@@ -1029,64 +746,6 @@ class PromptLogprob(_message.Message):
 Global___PromptLogprob: _TypeAlias = PromptLogprob  # noqa: Y015
 
 @_typing.final
-class KvEvent(_message.Message):
-    """One change in the prefix cache."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHANGE_FIELD_NUMBER: _builtins.int
-    GROUP_FIELD_NUMBER: _builtins.int
-    HASH_FIELD_NUMBER: _builtins.int
-    change: Global___KvChange.ValueType
-    """What happened."""
-    group: Global___KvGroup.ValueType
-    """To a block of which layers."""
-    hash: _builtins.bytes
-    """Chained hash of everything up to the block's end: see shoal.workers.kv.prefix."""
-    def __init__(
-        self,
-        *,
-        change: Global___KvChange.ValueType = ...,
-        group: Global___KvGroup.ValueType = ...,
-        hash: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "group", b"group", "hash", b"hash"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___KvEvent: _TypeAlias = KvEvent  # noqa: Y015
-
-@_typing.final
-class KvEvents(_message.Message):
-    """Changes in the prefix cache since the last such message."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EVENTS_FIELD_NUMBER: _builtins.int
-    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
-    block_size: _builtins.int
-    """Tokens per block."""
-    @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___KvEvent]:
-        """In order."""
-
-    def __init__(
-        self,
-        *,
-        events: _abc.Iterable[Global___KvEvent] | None = ...,
-        block_size: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "events", b"events"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___KvEvents: _TypeAlias = KvEvents  # noqa: Y015
-
-@_typing.final
 class Step(_message.Message):
     """Everything one engine step produced for this router."""
 
@@ -1158,7 +817,7 @@ class ConnectResponse(_message.Message):
         """News."""
 
     @_builtins.property
-    def kv_events(self) -> Global___KvEvents:
+    def kv_events(self) -> _kv_pb2.KvEvents:
         """Changes in the prefix cache, where asked for."""
 
     def __init__(
@@ -1168,7 +827,7 @@ class ConnectResponse(_message.Message):
         accepted: Global___Accepted | None = ...,
         refused: Global___Refused | None = ...,
         step: Global___Step | None = ...,
-        kv_events: Global___KvEvents | None = ...,
+        kv_events: _kv_pb2.KvEvents | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "kv_events", b"kv_events", "message", b"message", "refused", b"refused", "step", b"step", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

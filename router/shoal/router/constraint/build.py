@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.router.constraint.rules import Language, ToolRule, TurnRules
 from shoal.router.harmony.control import ControlTokens
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import re
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.router.constraint.place import place_of
 from shoal.router.constraint.rules import Language, TurnRules
 from shoal.router.errors import FieldError

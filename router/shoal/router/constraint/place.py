@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.wire.grammars import GrammarError, check_grammar
 
 MOST_TRIALS = 256

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.router.harmony.message import Run
 
 
@@ -43,7 +44,7 @@ class Work:
     """Tokens already delivered by earlier attempts; they are the last, generated run of `prompt`."""
     cache_salt: bytes = b""
     traceparent: str = ""
-    constraint: pb.Constraint | None = None
+    constraint: Constraint | None = None
     """What may be generated; None: anything."""
 
     def message(self) -> pb.Submit:

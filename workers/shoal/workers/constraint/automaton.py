@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.wire.grammars import GrammarError
 from shoal.workers.constraint.language import Languages, Text
 from shoal.workers.constraint.vocabulary import Ids, Vocabulary

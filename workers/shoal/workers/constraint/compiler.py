@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.workers.constraint.automaton import Automaton, read_automaton
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.constraint.language import Languages
