@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from shoal.router.config import RouterConfig
 from shoal.router.fleet.scripted_worker import Script, ScriptedWorker
 from shoal.router.server import Listening, Router
 from shoal.router.tokenizer import Tokenizer
+from shoal.router.tools.runner import ToolRunner
 from tests.router.byte_tokenizer import write_tokenizer
 from tests.router.talking import until
 
@@ -66,12 +67,12 @@ StartCluster = Callable[..., Awaitable[Cluster]]
 
 @pytest.fixture
 async def start_router(model_dir: Path, tokenizer: Tokenizer) -> AsyncIterator[StartRouter]:
-    """Starts routers (settings as keywords) and stops them after the test."""
+    """Starts routers (settings and tools of the server as keywords) and stops them after the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: Any) -> Front:
+        async def start(tools: Sequence[ToolRunner] = (), **settings: Any) -> Front:
             defaults = {"model_dir": str(model_dir), "port": 0, "metrics_port": -1, "worker_wait_seconds": 2.0}
-            router = Router(RouterConfig(**{**defaults, **settings}), tokenizer)
+            router = Router(RouterConfig(**{**defaults, **settings}), tokenizer, tools)
             stack.push_async_callback(router.stop, 0)
             listening = await router.start()
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(listening.address))
