@@ -50,11 +50,11 @@ if ! "$python" -m uv --version >/dev/null 2>&1; then
 fi
 
 export UV_NO_CONFIG=1 # a uv.toml in some folder above is not about this project
-install() { # arguments of `pip install`, through uv when it can
-    if "$python" -m uv --version >/dev/null 2>&1 && "$python" -m uv pip install --python "$python" "$@"; then
+install() { # arguments of `pip install`, through uv when it can; into the environment of $into
+    if "$python" -m uv --version >/dev/null 2>&1 && "$python" -m uv pip install --python "${into:-$python}" "$@"; then
         return
     fi
-    "$python" -m pip install --progress-bar on "$@"
+    "${into:-$python}" -m pip install --progress-bar on "$@"
 }
 
 tag=$("$python" -c 'import sys; print(f"cp{sys.version_info[0]}{sys.version_info[1]}")')
@@ -82,3 +82,7 @@ locks=(-r "$here/dev.lock" -r "$here/triton.lock")
 case ${TORCH:-}$(installed_torch) in 2.13.0) locks+=(-r "$here/torch-cuda.lock") ;; esac
 install --require-hashes --no-deps "${locks[@]}"
 install --no-deps --no-build-isolation -e "$here/.."
+
+# One client that is tested wants an older `openai` than all others, so it lives apart.
+[ -x "$venv/clients/bin/python" ] || "$python" -m venv "$venv/clients"
+into=$venv/clients/bin/python install --require-hashes --no-deps -r "$here/clients.lock"

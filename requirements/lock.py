@@ -7,6 +7,7 @@
     torch.lock       torch alone, as the registry has it: on Linux the CUDA build
     torch-cuda.lock  what the CUDA build needs besides
     installer.lock   uv itself
+    clients.lock     a client that is tested in an environment of its own: it wants an older `openai` than the others
     triton.lock      the kernel compiler: part of the CUDA build, and of tests, where it interprets
 
 torch stands apart because its builds differ by machine, not by project: a machine without a GPU must not be handed
@@ -26,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TORCH = "torch==2.13.0"
 ROLES = {"dev": ["dev"], "worker": ["worker"], "router": ["router"]}
-ALONE = ("torch", "torch-cpu", "torch-cuda", "installer")  # locks that no other resolution begins from
+ALONE = ("torch", "torch-cpu", "torch-cuda", "installer", "clients")  # locks that no other resolution begins from
 CUDA = re.compile(r"(nvidia|cuda)-")
 NOT_LINUX = re.compile(r";.*sys_platform == '(win32|emscripten)'")
 HEADER = "# Made by `make lock` from pyproject.toml; do not edit. Install with --require-hashes --no-deps.\n"
@@ -96,6 +97,7 @@ def main() -> None:
     write("dev", [block for block in everything if not is_torch(block)])
     write("triton", [without_marker(block) for block in everything if name_of(block) == "triton"])
     write("installer", resolve([], [], source="uv"))
+    write("clients", resolve([], [], source="llama-index-llms-openai-like>=0.8"))
     published = resolve([], [HERE / "dev.lock", HERE / "triton.lock"], source=TORCH, find_links=False)
     write("torch", [without_marker(block) for block in published if name_of(block) == "torch"])
     if cpu := [without_marker(block) for block in everything if block.startswith(f"{TORCH}+cpu")]:

@@ -105,8 +105,8 @@ def renaming(rename: Rename) -> Iterator[None]:
 def problem_of(error: BaseException) -> Problem:
     """What the caller is told about any exception; of what is not ours, nothing but that it happened.
 
-    >>> problem_of(ValueError("secret")).message
-    'internal error; the server\'s log has the details'
+    >>> problem_of(ValueError("secret")).http_status
+    500
     """
     status = status_of(error)
     http_status, kind = _KINDS.get(status.code, (500, "server_error"))
