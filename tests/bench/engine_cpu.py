@@ -92,14 +92,16 @@ def compare(shape: str, model: Path, new: int, chosen: list[str], rounds: int, n
             prompts = [random_tokens(PROMPT, vocab, seed=i) for i in range(batch)]
             mine: list[Run] = []
             theirs: dict[str, list[Run]] = {peer: [] for peer in peers}
-            for _ in range(rounds + 1):  # the first warms
+            for contender in (ours, *peers.values()):
+                contender.run(prompts, 3)  # warms
+            for _ in range(rounds):
                 mine.append(ours.run(prompts, new))
                 for peer, contender in peers.items():
                     theirs[peer].append(contender.run(prompts, new))
             if not peers:
-                rows += _rows(shape, batch, mine[1:], None, "", [], new)
+                rows += _rows(shape, batch, mine, None, "", [], new)
             for peer, contender in peers.items():
-                rows += _rows(shape, batch, mine[1:], contender, peer, theirs[peer][1:], new)
+                rows += _rows(shape, batch, mine, contender, peer, theirs[peer], new)
                 notes.append(f"{shape} batch {batch}: {_agreement(mine[0], theirs[peer][0], contender.name)}")
         return rows
 
@@ -149,6 +151,7 @@ def main() -> None:
         if not model.exists():
             make_checkpoint(model, preset, seed=0)
         rows += compare(shape, model, new, args.peers, args.rounds, notes)
+        print(*rows, sep="\n", flush=True)  # what was measured outlives a benchmark that is cut short
         rows += roofline.rows(shape, model, BATCHES, PROMPT, new, args.rounds, THREADS, notes)
     rows += roofline.layer_rows(args.rounds * 4, THREADS)
     print(*notes, sep="\n")
