@@ -25,7 +25,12 @@ class Oracle:
         self.encoding = harmony.load_harmony_encoding(harmony.HarmonyEncodingName.HARMONY_GPT_OSS)
 
     def rendered(self, conversation: dict[str, Any]) -> Pieces:
-        """The prompt of a conversation. What is left out of it we decide: its own rule forgets too little."""
+        """The prompt of a conversation."""
+        return self.pieces(self.prompt_ids(conversation))
+
+    def prompt_ids(self, conversation: dict[str, Any]) -> list[int]:
+        """The same as ids of the published vocabulary. We decide what is left out: its own rule forgets too
+        little."""
         left_out, functions = conversation["left_out"], conversation.get("functions", [])
         shown = [message for i, message in enumerate(conversation["messages"]) if i not in left_out]
         said = [_system(conversation["system"], conversation.get("builtin", []))]
@@ -34,8 +39,9 @@ class Oracle:
             said.append(_developer(shown.pop(0)["content"] if opens else None, functions))
         whole = harmony.Conversation.from_messages([*said, *map(_message, shown)])
         keep_all = harmony.RenderConversationConfig(auto_drop_analysis=False)
-        ids = self.encoding.render_conversation_for_completion(whole, harmony.Role.ASSISTANT, config=keep_all)
-        return self.pieces(ids)
+        encoding = self.encoding
+        ids: list[int] = encoding.render_conversation_for_completion(whole, harmony.Role.ASSISTANT, config=keep_all)
+        return ids
 
     def parsed(self, written: str) -> tuple[Pieces, list[dict[str, str]]]:
         """The messages of a turn that was written with control tokens by their names."""

@@ -22,8 +22,8 @@ from shoal.router.harmony.typescript import type_of
 from shoal.router.tokenizer import Tokenizer
 from tests.oracle.conversations import random_conversation, random_output
 from tests.oracle.harmony import Oracle
-from tests.oracle.o200k import VARIABLE, AbsentVocabularyError, vocabulary_directory
-from tests.router.harmony.test_render import pieces_of, rendered_by_us
+from tests.oracle.o200k import VARIABLE, AbsentVocabularyError, tokenizer_directory, vocabulary_directory
+from tests.router.harmony.test_render import ids_of_prompt, pieces_of, prompt_of, rendered_by_us
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,28 @@ def test_conversations_render_alike(
     messages = [ChatMessage(**fields) for fields in conversation["messages"]]
     kept = [message for i, message in enumerate(messages) if i not in conversation["left_out"]]
     assert visible(messages) == kept
+
+
+@pytest.fixture(scope="module")
+def published(oracle: Oracle) -> Tokenizer:
+    """The vocabulary of the published checkpoints."""
+    del oracle  # skips where the vocabulary is not here
+    return Tokenizer.load(tokenizer_directory())
+
+
+@settings(max_examples=100)
+@given(rng=st.randoms(use_true_random=False), spoken=st.lists(st.text(max_size=30), max_size=5))
+def test_the_ids_are_those_the_model_was_trained_on(
+    rng: random.Random, spoken: list[str], oracle: Oracle, published: Tokenizer
+) -> None:
+    """With the published vocabulary a prompt has openai-harmony's ids, one by one; the model reads nothing else."""
+    conversation = random_conversation(rng)
+    for message, text in zip(conversation["messages"], spoken, strict=False):
+        if message["role"] != "developer":
+            message["content"] = text
+    renderer = Renderer(published, ControlTokens.of(published.control))
+
+    assert list(ids_of_prompt(prompt_of(conversation, renderer))) == oracle.prompt_ids(conversation)
 
 
 @settings(max_examples=200)

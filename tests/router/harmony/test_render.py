@@ -45,13 +45,17 @@ def pieces_of(tokenizer: Tokenizer, ids: tuple[int, ...]) -> list[Any]:
     return found
 
 
-def rendered_by_us(case: dict[str, Any], renderer: Renderer, tokenizer: Tokenizer) -> list[Any]:
+def prompt_of(case: dict[str, Any], renderer: Renderer) -> list[Rendered]:
     """The prompt of a conversation of `tests.oracle.conversations`."""
     namespaces = {"browser": BROWSER, "python": PYTHON}
     settings = SystemSettings(**case["system"], namespaces=tuple(namespaces[name] for name in case.get("builtin", ())))
     functions = [Function(**function) for function in case.get("functions", ())]
-    messages = [ChatMessage(**fields) for fields in case["messages"]]
-    return pieces_of(tokenizer, ids_of_prompt(renderer.prompt(settings, messages, functions)))
+    return renderer.prompt(settings, [ChatMessage(**fields) for fields in case["messages"]], functions)
+
+
+def rendered_by_us(case: dict[str, Any], renderer: Renderer, tokenizer: Tokenizer) -> list[Any]:
+    """The same as text and control tokens."""
+    return pieces_of(tokenizer, ids_of_prompt(prompt_of(case, renderer)))
 
 
 def ids_of_prompt(prompt: list[Rendered]) -> tuple[int, ...]:
