@@ -12,19 +12,27 @@ from pydantic import BaseModel, ValidationError
 from shoal.router.http.errors import BodyTooLargeError, ParameterError
 
 _LONG_BODY = 262_144  # bytes; longer ones are decoded off the event loop
+_THROWN_AWAY = 128 * 2**20  # bytes
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 async def read_body(headers: Mapping[str, str], chunks: AsyncIterable[bytes], most: int) -> dict[str, Any]:
-    """The JSON object of a request. Raises BodyTooLargeError as soon as that is known, and ParameterError."""
+    """The JSON object of a request. Raises BodyTooLargeError and ParameterError.
+
+    A body that is too large is thrown away as it comes, within bounds: a client that is still sending does not look
+    for an answer, and one whose connection is closed meanwhile never sees it.
+    """
     declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
-        raise BodyTooLargeError(f"the body has {declared} bytes, at most {most} are read")
-    raw = bytearray()
+    size, raw = 0, bytearray()
     async for chunk in chunks:
-        raw += chunk
-        if len(raw) > most:
-            raise BodyTooLargeError(f"the body has more than {most} bytes")
+        size += len(chunk)
+        if size <= most:
+            raw += chunk
+        elif size > most + _THROWN_AWAY:
+            break
+    if size > most:
+        what = f"{declared} bytes" if declared else f"more than {most} bytes"
+        raise BodyTooLargeError(f"the body has {what}, at most {most} are read")
     if len(raw) < _LONG_BODY:
         return decode(bytes(raw))
     return await asyncio.to_thread(decode, bytes(raw))

@@ -150,6 +150,7 @@ class Completions:
     async def create(self, asked: Asked, call: Call) -> Reply | Stream:
         """Whole or in pieces. Raises WireError."""
         body = parse(CompletionBody, asked.body)
+        self._gate.chat.check_model(body.model)
         request = generation_of(body, call.request_id)
         head = Head(id=f"cmpl-{call.work_id}", model=body.model, created=int(time.time()))
         answer = CompletionAnswer(head, echo=request.text if body.echo else "", logprobs=body.logprobs is not None)

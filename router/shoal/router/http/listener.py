@@ -15,6 +15,7 @@ from shoal.wire.credentials import join_address
 _MOST_HEADER_BYTES = 64 * 1024
 _KEEP_ALIVE_SECONDS = 30
 _BACKLOG = 1024
+_LOOK_SECONDS = 0.01
 
 
 class _Server(uvicorn.Server):
@@ -65,14 +66,20 @@ class Listener:
         await self._server.accepting.wait()
 
     async def stop(self, grace: float) -> None:
-        """Accept nothing more, give running requests `grace` seconds, then cancel them. Calling it again hurries."""
+        """Accept nothing more, give running requests `grace` seconds, then cancel them. Safe to call again."""
         if self._task is None:
             self._socket.close()
             return
-        self._server.should_exit = True
-        _, running = await asyncio.wait({self._task}, timeout=grace)
-        if running:
-            for request in self._server.server_state.tasks:
-                request.cancel()
-            self._server.force_exit = True
-        await asyncio.wait({self._task}, timeout=5)
+        state = self._server.server_state
+        for server in self._server.servers:
+            server.close()
+        for connection in list(state.connections):
+            connection.shutdown()  # an idle one at once, a busy one after its answer
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while state.tasks or state.connections:  # noqa: ASYNC110  # uvicorn tells nobody when they end
+                    await asyncio.sleep(_LOOK_SECONDS)
+        for request in list(state.tasks):
+            request.cancel()
+        self._task.cancel()
+        await asyncio.gather(self._task, *state.tasks, return_exceptions=True)

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from shoal.router.call import Call
+from shoal.router.errors import StoppingError
 from shoal.router.http.body import read_body
 from shoal.router.http.errors import Problem, problem_of
 from shoal.router.http.gate import Gate
@@ -59,16 +60,15 @@ class Endpoint:
                 body = await read_body(request.headers, request.stream(), self._most_bytes) if has_body else {}
                 asked = Asked(body, request.path_params, request.query_params)
                 await _unless_gone(request, self._answer(asked, call, answer))
-        except (ClientDisconnect, OSError):
+        except ClientDisconnect:
             self._rim.ended(self._name, began, status_of(asyncio.CancelledError()))
         except asyncio.CancelledError as error:
             self._rim.ended(self._name, began, status_of(error))
+            await _fail(answer, StoppingError("this router is shutting down", retry_after_ms=100))
             raise
         except Exception as error:
             self._rim.ended(self._name, began, status_of(error), error)
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(_LAST_WORDS_SECONDS):
-                    await answer.fail(problem_of(error))
+            await _fail(answer, error)
         else:
             self._rim.ended(self._name, began, None)
 
@@ -82,6 +82,12 @@ class Endpoint:
             async for piece in pieces:
                 await answer.piece(piece)
         await answer.end()
+
+
+async def _fail(answer: _Answer, error: BaseException) -> None:
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            await answer.fail(problem_of(error))
 
 
 async def _unless_gone(request: Request, answering: Awaitable[None]) -> None:
