@@ -59,8 +59,11 @@ soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts of 3
 gpu: $(READY) ## Check and time the Triton kernels; needs a machine with CUDA
 	@$(BIN)/python tests/gpu/run.py --out tests/bench/results/gpu-kernels.json $(ARGS)
 
+bench-harmony: $(READY) ## Compare rendering and parsing with openai-harmony, and measure constraints
+	@$(BIN)/python -m tests.bench.harmony $(ARGS)
+
 clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine soak gpu clean
+.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine bench-harmony soak gpu clean

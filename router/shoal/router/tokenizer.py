@@ -32,6 +32,7 @@ class Tokenizer:
         self.control: Mapping[str, int] = added
         """Ids of the control tokens by their name, such as `<|end|>`."""
         self._bytes = _token_bytes(tokenizer, added)
+        self._texts = [_text_or_none(raw) for raw in self._bytes]
 
     @classmethod
     def load(cls, model_dir: str | Path) -> Tokenizer:
@@ -73,6 +74,10 @@ class Tokenizer:
         """The bytes that a token stands for: its name for a control token, nothing for an id without one."""
         return self._bytes[token] if 0 <= token < len(self._bytes) else b""
 
+    def text_of(self, token: int) -> str | None:
+        """The text that a token stands for, None when it begins or ends inside a character."""
+        return self._texts[token] if 0 <= token < len(self._texts) else ""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of whole ids; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(map(self.bytes_of, ids)).decode(errors="replace")
@@ -84,15 +89,21 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._inside = False  # a character that is not complete
 
     def push(self, token: int) -> str:
         """The text that `token` completes, often empty in the middle of a character."""
-        return self._decoder.decode(self._tokenizer.bytes_of(token))
+        if not self._inside and (whole := self._tokenizer.text_of(token)) is not None:
+            return whole
+        text = self._decoder.decode(self._tokenizer.bytes_of(token))
+        self._inside = self._decoder.getstate()[0] != b""
+        return text
 
     def finish(self) -> str:
         """What an unfinished character leaves (U+FFFD or nothing); the object starts anew."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self._inside = False
         return text
 
 
@@ -104,6 +115,13 @@ def _token_bytes(tokenizer: tokenizers.Tokenizer, added: Mapping[str, int]) -> l
         known = name not in added and all(character in byte_of for character in name)
         table[number] = bytes(byte_of[character] for character in name) if known else name.encode()
     return table
+
+
+def _text_or_none(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from typing import NamedTuple
 
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.header import LONGEST, Header, HeaderText, may_become_header, read_header
@@ -30,9 +31,8 @@ class Opened:
     header: Header
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Text of the message that is open; whole characters."""
+class Delta(NamedTuple):
+    """Text of the message that is open; whole characters. A tuple, because most tokens make one."""
 
     header: Header
     text: str
@@ -122,15 +122,12 @@ class Parser:
     def push(self, token: int) -> list[Event]:
         """Read one token."""
         is_control = token in self._controls
-        if self._state is not _State.CONTENT:
-            self._written.append(token)
-        match self._state:
-            case _State.HEADER:
-                return self._control_in_header(token) if is_control else self._text_in_header(token)
-            case _State.CONTENT:
-                return self._control_in_content(token) if is_control else self._add(token)
-            case _State.OUTSIDE:
-                return self._control_outside(token) if is_control else self._text_outside(token)
+        if self._state is _State.CONTENT:
+            return self._control_in_content(token) if is_control else self._add(token)
+        self._written.append(token)
+        if self._state is _State.HEADER:
+            return self._control_in_header(token) if is_control else self._text_in_header(token)
+        return self._control_outside(token) if is_control else self._text_outside(token)
 
     @property
     def open_ids(self) -> int:
