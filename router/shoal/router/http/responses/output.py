@@ -124,4 +124,4 @@ class Items:
     def _result(self, result: api.ToolResult) -> Iterator[Told]:
         item, at = self._current()
         yield from answered(item, at, self._asked.get(at["item_id"], ""), result, outputs=self._outputs)
-        yield from self.close("failed" if result.failed and item["type"] != "mcp_call" else "completed")
+        yield from self.close("failed" if result.failed else "completed")

@@ -56,7 +56,11 @@ def answered(
             yield "response.web_search_call.completed", at
         case "mcp_call":
             yield "response.mcp_call_arguments.done", {**at, "arguments": item["arguments"]}
-            item["error" if result.failed else "output"] = result.content
+            if result.failed:
+                said = [{"type": "text", "text": result.content}]
+                item["error"] = {"type": "mcp_tool_execution_error", "content": said}
+            else:
+                item["output"] = result.content
             yield f"response.mcp_call.{'failed' if result.failed else 'completed'}", at
 
 
