@@ -39,7 +39,10 @@ def call(name: str, arguments: str, thought: str = "") -> str:
 
 
 class Stage:
-    """A router, its worker, and the text that the worker will say."""
+    """A router, its worker, and the text that the worker will say.
+
+    With `workers=(address,)` among the settings those are used instead, and nothing can be said for them.
+    """
 
     def __init__(
         self, model_dir: Path, redis_url: str = "", tools: tuple[ToolRunner, ...] = (), **settings: Any
@@ -100,7 +103,7 @@ class Stage:
 
     async def _start(self) -> Listening:
         await self.worker.start()
-        config = RouterConfig(workers=(self.worker.address,), **self._settings)
+        config = RouterConfig(**{"workers": (self.worker.address,), **self._settings})
         self._router = Router(config, self.tokenizer, self._tools)
         listening = await self._router.start()
         await until(lambda: bool(self._router.pool.eligible()))

@@ -103,6 +103,18 @@ def test_tools_are_called_and_answered(stage: Stage, client: openai.OpenAI) -> N
     assert "functions.weather to=assistant<|channel|>commentary<|message|>-3 C<|end|>" in stage.prompt()
 
 
+def test_several_tools_are_called_in_one_turn(stage: Stage, client: openai.OpenAI) -> None:
+    """Each call has its own name and number, whole and in pieces."""
+    stage.says(call("weather", '{"city":"Oslo"}') + "<|start|>assistant" + call("weather", '{"city":"Rome"}'))
+    made = client.chat.completions.create(model=stage.model, messages=HELLO, tools=[WEATHER], parallel_tool_calls=True)
+    with client.chat.completions.stream(model=stage.model, messages=HELLO, tools=[WEATHER]) as stream:
+        streamed = stream.get_final_completion()
+    for completion in (made, streamed):
+        calls = completion.choices[0].message.tool_calls or []
+        assert ["Oslo", "Rome"] == [json.loads(c.function.arguments)["city"] for c in calls if c.type == "function"]
+        assert 2 == len({c.id for c in calls})
+
+
 def test_a_named_tool_is_demanded_of_the_worker(stage: Stage, client: openai.OpenAI) -> None:
     """`tool_choice` and `response_format` reach the worker as a constraint; without them there is none."""
     stage.says(call("weather", '{"city":"Oslo"}'))
