@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from shoal.router.http.errors import ParameterError
 
+_SHOWN = 64  # characters of what a caller wrote are repeated to him
 _KINDS = {str: "a string", int: "an integer", bool: "a boolean", list: "an array", dict: "an object"}
 
 
@@ -45,7 +46,7 @@ def missing(place: str) -> NoReturn:
 def only(value: Mapping[str, Any], known: frozenset[str], place: str) -> None:
     """Refuse fields that nobody knows."""
     if unknown := sorted(set(value) - known):
-        where = f"{place}.{unknown[0]}"
+        where = f"{place}.{unknown[0][:_SHOWN]}"
         raise ParameterError(f"Unknown parameter: '{where}'.", where, "unknown_parameter")
 
 
@@ -68,7 +69,7 @@ def _part(value: object, place: str, kinds: Mapping[str, str]) -> str:
     if kind not in kinds:
         known = ", ".join(f"'{known}'" for known in kinds)
         raise ParameterError(
-            f"Invalid value: '{kind}'. This model reads text only; supported values are: {known}.",
+            f"Invalid value: '{kind[:_SHOWN]}'. This model reads text only; supported values are: {known}.",
             f"{place}.type",
             "invalid_value",
         )
@@ -79,5 +80,6 @@ def one_of(value: str, known: Sequence[str], place: str) -> str:
     """`value`, which must be one of `known`."""
     if value not in known:
         listed = ", ".join(f"'{name}'" for name in known)
-        raise ParameterError(f"Invalid value: '{value}'. Supported values are: {listed}.", place, "invalid_value")
+        message = f"Invalid value: '{value[:_SHOWN]}'. Supported values are: {listed}."
+        raise ParameterError(message, place, "invalid_value")
     return value
