@@ -44,7 +44,7 @@ proto: $(READY) ## Generate Python from the .proto files
 lock: $(READY) ## Resolve pyproject.toml into requirements/*.lock again
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python requirements/lock.py $(ARGS)
 
-bench: bench-one-token bench-engine ## Run every benchmark; records go to tests/bench/results/
+bench: bench-one-token bench-engine bench-harmony ## Run every benchmark; records go to tests/bench/results/
 
 bench-one-token: $(READY) ## Compare the thin path with transformers, the exchange with gloo, the router with a bare stream
 	@$(BIN)/python -m tests.bench.one_token $(ARGS)

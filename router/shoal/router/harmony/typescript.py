@@ -48,7 +48,8 @@ def type_of(schema: object, indent: str = "") -> str:
 
 def _variant(variant: object, indent: str) -> str:
     """A line of a union, with what is to be said about it behind."""
-    notes = [note for note in (_text(variant, "description"), _default(variant, bare_choice=False)) if note]
+    said, default = _text(variant, "description"), _default(variant, bare_choice=False)
+    notes = [note for note in (said, default) if note is not None]
     comment = f" // {' '.join(notes)}" if notes else ""
     return f"\n{indent} | {_nullable(variant, f'{indent}   ')}{comment}"
 
