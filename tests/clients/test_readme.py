@@ -17,7 +17,7 @@ SNIPPETS = {name: (language, code) for name, language, code in MARKED.findall(RE
 
 def test_the_readme_shows_ways_in() -> None:
     """At least one, so that this file tests something."""
-    assert "grpc" in SNIPPETS
+    assert {"grpc", "openai", "langchain", "curl"} <= set(SNIPPETS)
 
 
 @pytest.mark.parametrize("name", sorted(SNIPPETS))

@@ -56,6 +56,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
     host: Annotated[str | None, typer.Option(help="The router listens here.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Its gRPC port; 0 takes a free one.", show_default="50051")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Its OpenAI-compatible HTTP port; default: none.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster; default: start one.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="An existing Redis; default: start one.")] = None,
     state_dir: StateDir = None,
@@ -68,8 +69,8 @@ def serve(
         _settings(
             config, assignments,
             cluster__model=model, cluster__ep_size=ep_size, cluster__groups=groups, worker__device=device,
-            router__host=host, router__port=port, cluster__ray_address=ray_address, cluster__redis_url=redis_url,
-            cluster__state_dir=state_dir,
+            router__host=host, router__port=port, router__http_port=http_port, cluster__ray_address=ray_address,
+            cluster__redis_url=redis_url, cluster__state_dir=state_dir,
         )
     )  # fmt: skip
 
