@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 
 from shoal.cluster.embedded_redis import EmbeddedRedis
+
+
+@pytest.fixture(autouse=True)
+def _plain_logs() -> Iterator[None]:
+    """A test that sets logging up leaves none behind: its stderr is closed when the next test logs."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(scope="session")
