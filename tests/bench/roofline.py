@@ -52,7 +52,8 @@ def rows(
         notes.append(
             f"{shape} batch {batch}: a step reads {work.bytes / 1e6:.1f} MB ({work.experts:.1f} experts per layer) and "
             f"does {work.operations / 1e9:.2f} GFLOP; last measured {read / 1e9:.1f} GB/s, {fma / 1e9:.0f} GFLOP/s; "
-            f"Python is {100 * host / wall:.0f} % of the calling thread's CPU time; phases: {_phases(engine, prompts, new)}"
+            f"Python is {100 * host / wall:.0f} % of the calling thread's CPU time; "
+            f"phases: {_phases(engine, prompts, new)}"
         )
     return result
 
