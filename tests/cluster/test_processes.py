@@ -41,17 +41,37 @@ time.sleep(600)
 INTERRUPTIBLE = """
 import sys, time
 from shoal.cluster.processes import Interrupted, interruptible
-with interruptible(lambda: print("hard", flush=True), patience=0.3):
+with interruptible(lambda: print("hard", flush=True), patience=0.3) as caught:
     try:
         try:
             print("ready", flush=True)
             time.sleep(60)
         except Interrupted as first:
+            caught()
             print("first", first, flush=True)
             time.sleep(60)
     except Interrupted as second:
+        caught()
         print("second", second, flush=True)
         time.sleep(float(sys.argv[1]))
+"""
+
+SWALLOWED = """
+import time
+from shoal.cluster.processes import Interrupted, interruptible
+class Busy:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+with interruptible(lambda: None) as caught:
+    try:
+        Busy()
+        print("swallowed", flush=True)
+        time.sleep(60)
+    except Interrupted as asked:
+        caught()
+        time.sleep(1.5)
+        print("caught", asked, flush=True)
 """
 
 
@@ -130,3 +150,16 @@ def test_a_stop_that_hangs_after_the_second_signal_is_ended() -> None:
     assert line(process) == "second SIGTERM"
     assert line(process) == "hard"
     assert process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_an_interruption_that_python_dropped_comes_again() -> None:
+    """An exception in a destructor, or in a hook of fork, is ignored; the wish to stop must not be. Once caught it
+    comes no more."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGINT)
+    assert line(process) == "swallowed"
+    assert line(process) == "caught SIGINT"
+    assert process.wait(10) == 0

@@ -61,9 +61,10 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing(tiny_model: Path, tmp_
 
 
 def test_ctrl_c_while_starting_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    """Half a cluster is stopped like a whole one."""
+    """In the middle of Ray's own start, when Ray does not yet know what it has to stop."""
     with serving(tiny_model, tmp_path / "state", RAY_AUTH_MODE="disabled") as served:
-        served.wait_until_it_says("preparing")
+        served.wait_until_it_says("starting Ray")
+        assert becomes(lambda: served.look() >= 4, within=60.0), served.output()
         served.process.send_signal(signal.SIGINT)
         assert served.process.wait(40) == 0, served.output()
         assert served.leaves_nothing(within=5.0), served.left()

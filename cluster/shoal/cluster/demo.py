@@ -8,20 +8,19 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from shoal.cluster import logs
 from shoal.cluster.client import RouterClient, worker_status
-from shoal.cluster.config import Settings, load
+from shoal.cluster.config import load
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
-from shoal.cluster.launch import LocalCluster
-from shoal.cluster.processes import Interrupted, interruptible
+from shoal.cluster.launch import LocalCluster, conduct
 from shoal.cluster.runfile import RunFile
 from shoal.cluster.terminal import Turn, show
 from shoal.proto.v1 import inference_pb2 as pb
@@ -48,42 +47,20 @@ def run(preset: str, ep_size: int, max_tokens: int) -> None:
             "worker.kv_tokens": 8192,
         },
     )
-    with interruptible(lambda: None):
-        try:
-            demonstrate(settings, base / "router.log", max_tokens, console)
-        except Interrupted as asked:
-            sys.exit(128 + asked.number)
-
-
-def demonstrate(settings: Settings, router_log: Path, max_tokens: int, console: Console) -> None:
-    """Start, chat, show, stop."""
     with steps(console) as say:
-        cluster = LocalCluster(settings, say=say, router_log=router_log)
-        try:
-            running = cluster.start()
-            workers = cluster.status()["groups"][0]["workers"]
-        except BaseException:
-            stop(cluster)
-            raise
-    try:
-        seconds = time.time() - running.started
-        console.print(f"[green]✓[/] serving on gRPC {running.router} after {seconds:.1f} s")
-        converse(running, max_tokens, console)
-        experts(workers, console)
-    finally:
-        with steps(console) as say:
-            say("stopping")
-            stop(cluster)
+        cluster = LocalCluster(settings, say=say, router_log=base / "router.log")
+
+        def demonstrate(running: RunFile) -> None:
+            say("")
+            seconds = time.time() - running.started
+            console.print(f"[green]✓[/] serving on gRPC {running.router} after {seconds:.1f} s")
+            converse(running, max_tokens, console)
+            experts(cluster.status()["groups"][0]["workers"], console)
+
+        signalled = conduct(cluster, demonstrate, stopping=lambda _: say("stopping"))
+    if signalled is not None:
+        sys.exit(128 + signalled)
     console.print("[green]✓[/] everything is stopped")
-
-
-def stop(cluster: LocalCluster) -> None:
-    """In order, or at once when a signal cuts it short."""
-    try:
-        cluster.stop()
-    except Interrupted as asked:
-        cluster.kill()
-        os._exit(128 + asked.number)
 
 
 def converse(running: RunFile, max_tokens: int, console: Console) -> None:
@@ -204,15 +181,20 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def steps(console: Console) -> Iterator[Any]:
-    """A spinner with the current step; the function that is yielded names the next one."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
+def steps(console: Console) -> Iterator[Callable[[str], None]]:
+    """A spinner beside the current step; the function that is yielded names the next one, "" for none."""
+    status = console.status("", spinner="dots")
+    try:
 
         def say(text: str) -> None:
-            progress.update(task, description=text)
-            if not console.is_terminal:
+            if not text:
+                status.stop()
+            elif console.is_terminal:
+                status.update(f"{text} …")
+                status.start()
+            else:
                 console.print(text)
 
         yield say
+    finally:
+        status.stop()

@@ -1,13 +1,7 @@
 """Starts and stops a whole cluster from one process: Redis, Ray, the controller with its workers, a router.
 
     cluster = LocalCluster(settings, say=print)
-    try:
-        run = cluster.start()      # returns when the first request can be served
-        while True:
-            cluster.check()
-            time.sleep(0.5)
-    finally:
-        cluster.stop()
+    conduct(cluster, lambda run: print(run.router))   # start, do something with it, stop, whatever happens
 
 What was started is stopped in reverse order, and everything that is left below this process is killed at the end.
 """
@@ -18,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +24,7 @@ from shoal.cluster import ray_session, runfile, topology
 from shoal.cluster.config import ClusterConfig, Settings
 from shoal.cluster.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
-from shoal.cluster.processes import adopt_orphans, kill_descendants
+from shoal.cluster.processes import Interrupted, adopt_orphans, interruptible, kill_descendants
 from shoal.cluster.ray_session import RaySession
 from shoal.cluster.router_process import Listening, RouterProcess
 from shoal.cluster.runfile import RunFile
@@ -227,6 +222,32 @@ class LocalCluster:
         kill_descendants()
         with contextlib.suppress(OSError):
             self._owned.close()
+
+
+def conduct(cluster: LocalCluster, body: Callable[[RunFile], None], stopping: Callable[[str], None]) -> int | None:
+    """Start the cluster, run `body`, stop the cluster: the number of the signal that cut it short, None without one.
+
+    `stopping` is told why before the orderly stop. A second signal ends the process at once, its children first.
+    """
+    signalled: int | None = None
+    with interruptible(cluster.kill) as caught:
+        try:
+            try:
+                body(cluster.start())
+                stopping("done")
+            except Interrupted as asked:
+                caught()
+                signalled = asked.number
+                stopping(f"{asked}: stopping; once more stops at once")
+            finally:
+                cluster.stop()
+        except Interrupted as again:
+            caught()
+            print("shoal: stopped at once", file=sys.stderr, flush=True)
+            cluster.kill()
+            # Not sys.exit: Ray's own exit handlers would wait for processes that are gone.
+            os._exit(128 + again.number)
+    return signalled
 
 
 def _ping(url: str) -> None:

@@ -74,34 +74,59 @@ def kill_descendants(timeout: float = 5.0, keep: Iterable[int] = ()) -> list[int
 
 
 @contextlib.contextmanager
-def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterator[None]:
+def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterator[Callable[[], None]]:
     """SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread; from the third on they are ignored.
 
     The first asks for an orderly stop, the second interrupts that. Should the second not have led to an end within
     `patience` seconds, `hard_stop` runs on a thread of its own and the process ends with 128 + the signal's number.
+
+    Yields a function to call once Interrupted was caught. Until then it is raised again every second: Python drops
+    an exception that arises in a destructor or in a hook of fork, where a process that starts others spends its time.
     """
     seen = 0
+    pending: int | None = None
+    main = threading.get_ident()
 
     def handle(number: int, _: FrameType | None) -> None:
-        nonlocal seen
+        nonlocal seen, pending
         seen += 1
+        if seen > 2:
+            return
+        pending = number
+        threading.Thread(target=remind, daemon=True).start()
         if seen == 2:
             threading.Thread(target=give_up, args=(number,), daemon=True).start()
-        if seen <= 2:
-            raise Interrupted(number)
+        raise Interrupted(number)
+
+    def handle_again(_: int, __: FrameType | None) -> None:
+        if pending is not None:
+            raise Interrupted(pending)
+
+    def remind() -> None:
+        while True:
+            time.sleep(1.0)
+            if pending is None:
+                return
+            signal.pthread_kill(main, signal.SIGUSR2)
 
     def give_up(number: int) -> None:
         time.sleep(patience)
         hard_stop()
         os._exit(128 + number)
 
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in wanted}
-    for number in wanted:
+    def caught() -> None:
+        nonlocal pending
+        pending = None
+
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in asked}
+    for number in asked:
         signal.signal(number, handle)
+    signal.signal(signal.SIGUSR2, handle_again)  # and stays so: a late reminder must not meet the default, which kills
     try:
-        yield
+        yield caught
     finally:
+        caught()
         for number, handler in before.items():
             signal.signal(number, handler)
 

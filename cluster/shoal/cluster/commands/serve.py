@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -10,8 +9,7 @@ import structlog
 
 from shoal.cluster import logs
 from shoal.cluster.config import Settings
-from shoal.cluster.launch import LocalCluster
-from shoal.cluster.processes import Interrupted, interruptible
+from shoal.cluster.launch import LocalCluster, conduct
 from shoal.cluster.runfile import RunFile
 
 log = structlog.get_logger()
@@ -22,27 +20,14 @@ def run(settings: Settings) -> None:
     config = settings.cluster()
     logs.configure(config.log_level, config.log_format)
     cluster = LocalCluster(settings, say=log.info)
-    with interruptible(cluster.kill):
-        try:
-            serve(cluster)
-        except Interrupted as again:
-            print("shoal: stopped at once", file=sys.stderr, flush=True)
-            cluster.kill()
-            # Not sys.exit: Ray's own exit handlers would wait for processes that are gone.
-            os._exit(128 + again.number)
 
-
-def serve(cluster: LocalCluster) -> None:
-    """Until the first signal; the second one comes out as Interrupted."""
-    try:
-        announce(cluster.start())
+    def serve(run: RunFile) -> None:
+        announce(run)
         while True:
             cluster.check()
             time.sleep(0.5)
-    except Interrupted as asked:
-        print(f"\nshoal: {asked}: stopping; once more stops at once", file=sys.stderr, flush=True)
-    finally:
-        cluster.stop()
+
+    conduct(cluster, serve, stopping=lambda why: print(f"\nshoal: {why}", file=sys.stderr, flush=True))
     print("shoal: stopped", file=sys.stderr)
 
 
