@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 import redis
 import structlog
+from hypothesis import HealthCheck, settings
 
 from shoal.cluster.embedded_redis import EmbeddedRedis
+
+
+# No test measures time, and a busy machine draws its examples slowly.
+settings.register_profile("shoal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shoal")
 
 
 @pytest.fixture(autouse=True)
