@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, settings
 
 from shoal.cluster.embedded_redis import EmbeddedRedis
 
-
 # No test measures time, and a busy machine draws its examples slowly.
 settings.register_profile("shoal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shoal")
