@@ -106,15 +106,7 @@ def report(turn: Turn, console: Console) -> None:
 
 def experts(workers: list[dict[str, Any]], console: Console) -> None:
     """Which experts each rank holds and how many tokens ran through them."""
-    table = Table(
-        "rank",
-        "worker",
-        "experts held, each layer",
-        "layers",
-        "tokens x experts",
-        "busiest expert",
-        title="\nWhat ran where",
-    )
+    table = Table("rank", "worker", "layers", "experts", "expert calls", "busiest", title="\nWhat ran where")
     for worker in workers:
         status = worker_status(worker["address"], timeout=5.0)
         if status is None:
