@@ -43,8 +43,8 @@ from shoal.wire.status import (
 
 __all__ = [
     "FieldError", "LateError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError", "QueueFullError",
-    "SessionAbsentError", "SessionsAwayError", "SlowReaderError", "StartError", "StoppingError", "TurnConflictError", "WireError",
-    "WorkerFaultError", "WorkerLostError", "WorkersBusyError",
+    "SessionAbsentError", "SessionsAwayError", "SlowReaderError", "StartError", "StoppingError",
+    "TurnConflictError", "WireError", "WorkerFaultError", "WorkerLostError", "WorkersBusyError",
 ]  # fmt: skip
 
 
