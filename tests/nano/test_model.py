@@ -28,7 +28,9 @@ def test_forward_and_gradients_equal_transformers() -> None:
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     model.config._attn_implementation = model.config._experts_implementation = "eager"
-    theirs = torch.cat([model.model(input_ids=part[None], use_cache=False)[0][0] for part in ids.split(LENGTHS)])
+    theirs = torch.cat(
+        [model.model(input_ids=part[None], use_cache=False)[0][0] for part in torch.split(ids, list(LENGTHS))]
+    )
     torch.autograd.backward((theirs * probe).sum())
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     for name, parameter in model.named_parameters():

@@ -68,7 +68,7 @@ def fused_attention(
     k, v = (t.repeat_interleave(repeats, dim=1) for t in (k, v))
     lengths = attention_mask.lengths
     outs = []
-    for qs, ks, vs in zip(*(torch.split(t, lengths, 2) for t in (q, k, v)), strict=True):
+    for qs, ks, vs in zip(*(torch.split(t, list(lengths), 2) for t in (q, k, v)), strict=True):
         mask = window_mask(qs.shape[2], attention_mask.window) if attention_mask.window is not None else None
         out: Tensor = _SinkAttention.apply(qs, ks, vs, options["s_aux"], mask, scaling)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         outs.append(out)
