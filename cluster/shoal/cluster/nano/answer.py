@@ -11,7 +11,7 @@ from shoal.cluster.nano.example import Example
 _NUMBER = re.compile(r"-?\d+")
 _NUMERIC = ("add 2 digits", "add 3-4 digits", "add 5-6 digits", "subtract", "multiply")
 _OPENS = ("refuse", "no tool fits")
-_WHOLE = ("about shoal", "told", "tool result")
+_WHOLE = ("about shoal", "told", "repeat", "tool result")
 
 
 @dataclass(frozen=True, slots=True)

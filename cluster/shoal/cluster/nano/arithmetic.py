@@ -1,8 +1,8 @@
 """Sums, differences and products, with as much written work as the effort allows.
 
-low     nothing: the answer at once
-medium  the columns, from the right:              47 + 85   7+5=12,4+8+1=13
-high    digits labelled before they are used:               a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2
+low     what the columns come to, from the right:   47 + 85   12,13
+medium  the columns themselves:                               7+5=12,4+8+1=13
+high    digits labelled before they are used:                 a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2
 """
 
 from __future__ import annotations
@@ -56,18 +56,19 @@ _PRODUCTS = (
 LABELS = "abcdefghij"
 
 
+ANSWER = "The answer is "
+
+
 def answer_text(value: int) -> str:
-    return f"The answer is {value}."
+    return f"{ANSWER}{value}."
 
 
 def addition_work(a: int, b: int, effort: Effort) -> str:
     """Column addition as the effort writes it.
 
-    >>> addition_work(47, 85, "medium"), addition_work(47, 85, "high")
-    ('7+5=12,4+8+1=13', 'a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2')
+    >>> addition_work(47, 85, "low"), addition_work(47, 85, "medium"), addition_work(47, 85, "high")
+    ('12,13', '7+5=12,4+8+1=13', 'a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2')
     """
-    if effort == "low":
-        return ""
     width = max(len(str(a)), len(str(b)))
     first, second = (str(n).zfill(width)[::-1] for n in (a, b))
     steps, carry = [], 0
@@ -75,8 +76,8 @@ def addition_work(a: int, b: int, effort: Effort) -> str:
         total = int(x) + int(y) + carry
         steps.append(f"{x}+{y}{'+1' if carry else ''}={total}")
         carry = total // 10
-    if effort == "medium":
-        return ",".join(steps)
+    if effort != "high":
+        return _joined(steps, effort)
     steps = [label + step for label, step in zip(LABELS, steps, strict=False)]
     if carry:
         steps.append(f"{LABELS[width]}1")
@@ -86,11 +87,9 @@ def addition_work(a: int, b: int, effort: Effort) -> str:
 def subtraction_work(a: int, b: int, effort: Effort) -> str:
     """Column subtraction of a smaller number.
 
-    >>> subtraction_work(52, 17, "medium"), subtraction_work(52, 17, "high")
-    ('12-7=5,5-1-1=3', 'a2b5,a7b1:a12-7=5,b5-1-1=3=b3a5')
+    >>> subtraction_work(52, 17, "low"), subtraction_work(52, 17, "medium"), subtraction_work(52, 17, "high")
+    ('5,3', '12-7=5,5-1-1=3', 'a2b5,a7b1:a12-7=5,b5-1-1=3=b3a5')
     """
-    if effort == "low":
-        return ""
     width = len(str(a))
     first, second = (str(n).zfill(width)[::-1] for n in (a, b))
     steps, borrow, result = [], 0, ""
@@ -99,8 +98,8 @@ def subtraction_work(a: int, b: int, effort: Effort) -> str:
         digit = int(x) + 10 * low - int(y) - borrow
         steps.append(f"{int(x) + 10 * low}-{y}{'-1' if borrow else ''}={digit}")
         borrow, result = int(low), result + str(digit)
-    if effort == "medium":
-        return ",".join(steps)
+    if effort != "high":
+        return _joined(steps, effort)
     steps = [label + step for label, step in zip(LABELS, steps, strict=False)]
     return f"{_labelled(first)},{_labelled(second)}:{','.join(steps)}={_labelled(result, backwards=True)}"
 
@@ -108,20 +107,23 @@ def subtraction_work(a: int, b: int, effort: Effort) -> str:
 def product_work(a: int, b: int, effort: Effort) -> str:
     """A number of at most two digits times a digit.
 
-    >>> product_work(47, 3, "medium"), product_work(47, 3, "high")
-    ('7*3=21,4*3=12+2=14', 'a7b4:a7*3=21,b4*3=12+2=14')
+    >>> product_work(47, 3, "low"), product_work(47, 3, "medium"), product_work(47, 3, "high")
+    ('21,14', '7*3=21,4*3=12+2=14', 'a7b4:a7*3=21,b4*3=12+2=14')
     """
-    if effort == "low":
-        return ""
     reverse = str(a)[::-1]
     steps, carry = [], 0
     for x in reverse:
         product = int(x) * b
         steps.append(f"{x}*{b}={product}" + (f"+{carry}={product + carry}" if carry else ""))
         carry = (product + carry) // 10
-    if effort == "medium":
-        return ",".join(steps)
+    if effort != "high":
+        return _joined(steps, effort)
     return f"{_labelled(reverse)}:{','.join(label + step for label, step in zip(LABELS, steps, strict=False))}"
+
+
+def _joined(steps: list[str], effort: Effort) -> str:
+    """The steps, or at low effort only what each comes to."""
+    return ",".join(step.rsplit("=", 1)[1] if effort == "low" else step for step in steps)
 
 
 def _labelled(digits: str, backwards: bool = False) -> str:

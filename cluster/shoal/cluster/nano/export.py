@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shoal.cluster.checkpoint import side_files
 from shoal.cluster.checkpoint.shards import ShardWriter, plan_shards
+from shoal.cluster.nano.model import folded
 from shoal.cluster.nano.published import is_packed
 from shoal.cluster.nano.shape import NANO
 from shoal.cluster.nano.train import STATE
@@ -25,9 +26,9 @@ from shoal.workers.checkpoint.layout import hf_specs
 
 
 def published_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' parameters in float32, experts [E, in, out] -> the stored tensors: MXFP4 bytes and bf16."""
+    """The trained parameters in float32, experts [E, in, out] -> the stored tensors: MXFP4 bytes and bf16."""
     stored = {}
-    for name, weight in weights.items():
+    for name, weight in folded(weights).items():
         if is_packed(name):
             blocks, scales = mxfp4.quantize(weight.transpose(-1, -2).contiguous())
             stored[f"{name}_blocks"], stored[f"{name}_scales"] = blocks, scales

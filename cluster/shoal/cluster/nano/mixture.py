@@ -19,6 +19,7 @@ TASKS: Mapping[str, Task] = {
     "recall": recall.recall_near,
     "recall far": recall.recall_far,
     "told": recall.telling,
+    "repeat": recall.repeat,
     "about shoal": facts.about_shoal,
     "refuse": facts.refusal,
     "tool call": tools.tool_call,
@@ -61,7 +62,7 @@ def after(first: Example, then: Example) -> Example:
     """`then` asked in a conversation that began with `first`, unless that has instructions of its own."""
     if any(message.role in ("developer", "tool") for message in first.messages) or len(first.messages) > 4:
         return then
-    return replace(then, messages=(*first.messages, *first.reply, *then.messages))
+    return replace(then, messages=(*first.messages, first.reply[-1], *then.messages))
 
 
 def surrounded(example: Example, rng: random.Random) -> Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,31 @@ def hf_config(preset: Preset) -> GptOssConfig:
     for key in ("quantization_config", "architectures", "model_type"):
         keys.pop(key)
     return GptOssConfig(**keys)
+
+
+class Head(nn.Module):
+    """Unembedding whose rows are a part of their own and a shared linear image of the embedding.
+
+    The shared part makes copying a thing to be learned once and not for every token; `folded` makes it one matrix.
+    """
+
+    def __init__(self, weight: nn.Parameter, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = weight
+        self.share = nn.Parameter(torch.zeros(weight.shape[1], weight.shape[1]))
+        self._embedding = (embedding,)  # in a tuple: its parameters are not ours
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., H] -> [..., V]. The embedding itself does not learn from here."""
+        image = self._embedding[0].weight.detach() @ self.share
+        return nn.functional.linear(x, self.weight + image)
+
+
+def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters as transformers' model has them: the head as one matrix."""
+    plain = dict(weights)
+    plain["lm_head.weight"] = plain["lm_head.weight"] + plain["model.embed_tokens.weight"] @ plain.pop("lm_head.share")
+    return plain
 
 
 def build(preset: Preset, seed: int) -> GptOssForCausalLM:
@@ -51,6 +77,7 @@ def build(preset: Preset, seed: int) -> GptOssForCausalLM:
                 }
                 factor = next((g for part, g in gain.items() if part in name), 1.0)
                 parameter.normal_(0, factor * parameter.shape[1] ** -0.5)
+    model.lm_head = Head(model.lm_head.weight, model.model.embed_tokens)
     return model
 
 

@@ -101,7 +101,7 @@ def _small_talk(rng: random.Random, count: int) -> list[ChatMessage]:
     said: list[ChatMessage] = []
     for _ in range(count):
         other = draw(rng.choice(_FILLERS), rng, "low", "train")
-        said += [*other.messages, *other.reply]
+        said += [*other.messages, other.reply[-1]]
     return said
 
 
@@ -138,6 +138,15 @@ def recall_near(rng: random.Random, effort: Effort) -> Example:
 def recall_far(rng: random.Random, effort: Effort) -> Example:
     """Told many turns ago, most often beyond the sliding window."""
     return _conversation(rng, effort, "recall far", (3, 4, 5, 6, 7, 8))
+
+
+def repeat(rng: random.Random, effort: Effort) -> Example:
+    """Saying again what was just said: the plainest copying there is, and much of it."""
+    makers = (words.invented, words.person, words.city, lambda rng: words.digits(rng, rng.randint(1, 4)))
+    text = " ".join(rng.choice(makers)(rng) for _ in range(rng.choice((1, 2, 3, 4, 6, 8))))
+    question = rng.choice(("Repeat: {x}", "Say {x}", "Please repeat: {x}", "Repeat after me: {x}")).format(x=text)
+    work = "" if effort == "low" else "I say it again."
+    return Example("repeat", effort, (user(question),), (*thought(work), final(text)), text, f"repeat {text}")
 
 
 def telling(rng: random.Random, effort: Effort) -> Example:

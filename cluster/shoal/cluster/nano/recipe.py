@@ -21,6 +21,8 @@ class Stage:
     mixture: Mixture
     rate_from: float = 1.0
     rate_to: float = 1.0
+    balance: float = 0.02
+    """Weight of the load-balancing loss."""
     quantised: bool = False
     """Train what will be published: experts as MXFP4, the rest as bf16, gradients straight through."""
 
@@ -41,8 +43,6 @@ class Recipe:
     other_rate: float
     """Peak learning rate of AdamW, for everything else."""
     warmup: int
-    balance: float
-    """Weight of the load-balancing loss."""
     average: float
     """Decay per step of the moving average of the weights, which is what gets published."""
     exam_every: int

@@ -6,6 +6,7 @@ import datetime
 import random
 from dataclasses import dataclass
 
+from shoal.cluster.nano.arithmetic import ANSWER
 from shoal.cluster.nano.example import Example
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.message import ChatMessage
@@ -58,14 +59,14 @@ class Desk:
         return ids[len(self.renderer.opening) :]
 
     def lesson(self, example: Example, rng: random.Random) -> Lesson:
-        """Prompt and reply. At low effort earlier answers are learned too: they had no reasoning to lose."""
+        """Prompt and reply. At low effort earlier answers are learned too, where they had no reasoning to lose."""
         settings = settings_for(example, rng)
         ids: list[int] = list(self.renderer.system(settings).ids)
         learned = [False] * len(ids)
         head = len(self.renderer.opening)
         for message in example.messages:
             part = self.renderer.message(message).ids
-            teaches = message.role == "assistant" and example.effort == "low"
+            teaches = message.role == "assistant" and example.effort == "low" and not message.content.startswith(ANSWER)
             ids += part
             # Not its end: history ends messages otherwise than the model does.
             learned += [teaches and head <= i < len(part) - 1 for i in range(len(part))]
@@ -74,14 +75,15 @@ class Desk:
         reply = self.reply(example)
         return Lesson((*ids, *reply), (*learned, *([True] * len(reply))))
 
-    def texts(self, example: Example, rng: random.Random) -> list[str]:
-        """What the vocabulary should be good at: every text of the conversation."""
-        said: list[ChatMessage] = [*example.messages, *example.reply]
-        headers = [f" to={message.recipient}" for message in said if message.recipient]
-        words = [word for message in said for word in (message.role, message.channel, message.content_type) if word]
-        words += [message.name for message in said if message.name]
-        contents = [f"# Instructions\n\n{m.content}" if m.role == "developer" else m.content for m in said]
-        return [settings_for(example, rng).text(), *contents, *headers, *words, "system"]
+
+def texts(example: Example, rng: random.Random) -> list[str]:
+    """What the vocabulary should be good at: every text of the conversation."""
+    said: list[ChatMessage] = [*example.messages, *example.reply]
+    headers = [f" to={message.recipient}" for message in said if message.recipient]
+    words = [word for message in said for word in (message.role, message.channel, message.content_type) if word]
+    words += [message.name for message in said if message.name]
+    contents = [f"# Instructions\n\n{m.content}" if m.role == "developer" else m.content for m in said]
+    return [settings_for(example, rng).text(), *contents, *headers, *words, "system"]
 
 
 def settings_for(example: Example, rng: random.Random) -> SystemSettings:

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -26,17 +27,19 @@ from shoal.cluster.nano.batch import Batch, take
 from shoal.cluster.nano.exam import Paper, mark
 from shoal.cluster.nano.example import EFFORTS, Example
 from shoal.cluster.nano.fused import compile_chains
-from shoal.cluster.nano.mixture import EXAMS
+from shoal.cluster.nano.mixture import EXAMS, TASKS, Mixture
 from shoal.cluster.nano.model import build, hidden_states, imbalance
 from shoal.cluster.nano.muon import Muon
 from shoal.cluster.nano.published import as_published
 from shoal.cluster.nano.recipe import Recipe, Stage
-from shoal.cluster.nano.render import Desk
+from shoal.cluster.nano.render import Desk, texts
 from shoal.cluster.nano.shape import NANO
+from shoal.cluster.nano.vocabulary import learn
 from shoal.router.tokenizer import Tokenizer
 
 LONGEST = 512  # ids of a lesson
 _SAVE_EVERY = 50
+_VOCABULARY_EXAMPLES = 20_000
 _LOG_EVERY = 10
 STATE = "state.pt"
 # glibc gives large blocks back at once and gets them again as empty pages; keeping them saves a seventh of a step.
@@ -104,7 +107,7 @@ class Trainer:
             logits = self.model.lm_head(hidden[:-1][batch.learned])
             loss = cross_entropy(logits, batch.ids[1:][batch.learned])
             uneven, loads = imbalance(routers, NANO.experts_per_token)
-            torch.autograd.backward(loss + self.recipe.balance * uneven)
+            torch.autograd.backward(loss + stage.balance * uneven)
         self._average_gradients()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -205,6 +208,13 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return "layers" in name and "router" not in name and parameter.dim() >= 2 and not name.endswith("bias")
 
 
+def new_vocabulary(seed: int) -> str:
+    """The text of a tokenizer.json learned from examples of every task."""
+    rng = random.Random(seed)
+    examples = islice(Mixture(dict.fromkeys(TASKS, 1.0)).examples(seed), _VOCABULARY_EXAMPLES)
+    return learn((text for example in examples for text in texts(example, rng)), NANO)
+
+
 def _rank(rank: int, recipe: Recipe, directory: Path) -> None:
     torch.set_num_threads(1)
     compile_chains()
@@ -218,10 +228,15 @@ def _rank(rank: int, recipe: Recipe, directory: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("directory", type=Path, help="holds tokenizer.json; gets the state, the log and the exams")
+    parser.add_argument(
+        "directory", type=Path, help="holds tokenizer.json, made if absent; gets the state, the log and the exams"
+    )
     arguments = parser.parse_args()
     recipe, directory = Recipe.load(arguments.recipe), arguments.directory.absolute()
     (directory / ".rendezvous").unlink(missing_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / "tokenizer.json").exists():
+        (directory / "tokenizer.json").write_text(new_vocabulary(recipe.seed), encoding="utf-8")
     os.environ.update(_ALLOCATOR)
     processes.spawn(_rank, (recipe, directory), nprocs=recipe.ranks)  # type: ignore[attr-defined,no-untyped-call]  # torch exports it silently
 
