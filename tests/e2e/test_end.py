@@ -27,7 +27,7 @@ def test_a_killed_worker_is_a_status_and_a_stop_leaves_nothing(tiny_model: Path,
             list(call)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert time.monotonic() - killed < 5.0
-        assert becomes(lambda: served.shoal("status").returncode == 5, within=10.0)
+        assert becomes(lambda: served.shoal("status").returncode == 5, within=60.0)
         with pytest.raises(grpc.RpcError) as caught:
             list(client.generate(seed=1, tokens=4, timeout=20.0))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -36,8 +36,8 @@ def test_a_killed_worker_is_a_status_and_a_stop_leaves_nothing(tiny_model: Path,
         served.look()
         stopped = served.shoal("stop")
         assert stopped.returncode == 0, stopped.stderr
-        assert served.process.wait(10) == 0, served.output()
-        assert served.leaves_nothing(within=5.0), served.left()
+        assert served.process.wait(60) == 0, served.output()
+        assert served.leaves_nothing(within=60.0), served.left()
         assert served.running() is None
 
 
@@ -53,9 +53,9 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing(tiny_model: Path, tmp_
         served.look()
         begin = time.monotonic()
         served.process.send_signal(signal.SIGINT)
-        assert served.process.wait(10) == 128 + signal.SIGINT, served.output()
+        assert served.process.wait(60) == 128 + signal.SIGINT, served.output()
         assert time.monotonic() - begin < 8.0
-        assert served.leaves_nothing(within=5.0), served.left()
+        assert served.leaves_nothing(within=60.0), served.left()
         assert "Traceback" not in served.output()
         client.close()
 
@@ -66,8 +66,8 @@ def test_ctrl_c_while_starting_leaves_nothing(tiny_model: Path, tmp_path: Path) 
         served.wait_until_it_says("starting Ray")
         assert becomes(lambda: served.look() >= 4, within=60.0), served.output()
         served.process.send_signal(signal.SIGINT)
-        assert served.process.wait(40) == 0, served.output()
-        assert served.leaves_nothing(within=5.0), served.left()
+        assert served.process.wait(120) == 0, served.output()
+        assert served.leaves_nothing(within=60.0), served.left()
         assert "Traceback" not in served.output()
 
 
@@ -78,4 +78,4 @@ def test_sigkill_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
         served.wait_until_it_says("ready")
         served.process.kill()
         served.process.wait(10)
-        assert served.leaves_nothing(within=20.0, besides="Agent"), served.left()
+        assert served.leaves_nothing(within=90.0, besides="Agent"), served.left()
