@@ -24,6 +24,7 @@ from shoal.cluster.registry_writer import RedisRegistry
 from shoal.cluster.topology import Need
 from shoal.workers.config import WorkerConfig
 from shoal.workers.experts.rendezvous import RendezvousServer
+from shoal.workers.orphan import end_with_parent
 
 NAME = "shoal-controller"
 
@@ -48,6 +49,7 @@ class ControllerActor:
     """Made a Ray actor by `launch`."""
 
     def __init__(self, declared: Declared) -> None:
+        end_with_parent()
         logs.configure("info", "json")  # Ray keeps what it prints in a file of its own
         self._declared = declared
         self._controller: Controller | None = None

@@ -15,6 +15,7 @@ from typing import Any
 
 from shoal.workers.config import WorkerConfig
 from shoal.workers.experts.group import GroupSpec, JoinReport, WorkerFacts
+from shoal.workers.orphan import end_with_parent
 from shoal.workers.worker import Worker
 
 
@@ -22,6 +23,7 @@ class WorkerActor:
     """One rank. Made a Ray actor by whoever starts it."""
 
     def __init__(self, config: WorkerConfig) -> None:
+        end_with_parent()
         self._worker = Worker(config)
 
     def prepare(self) -> WorkerFacts:
