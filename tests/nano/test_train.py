@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
+from shoal.cluster.nano import train
 from shoal.cluster.nano.mixture import Mixture
 from shoal.cluster.nano.recipe import Recipe, Stage
+from shoal.cluster.nano.shape import NANO
 from shoal.cluster.nano.train import STATE, Trainer
 from tests.nano.conftest import NANO_DIR
 
@@ -23,8 +27,10 @@ def recipe(steps: int) -> Recipe:
     )  # fmt: skip
 
 
-def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off between stages and taken up again it ends with the same weights, log and step as in one go."""
+    shape = replace(NANO, num_layers=1, hidden_size=32, intermediate_size=32, num_experts=4, num_heads=2)
+    monkeypatch.setattr(train, "NANO", shape)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         shutil.copy(NANO_DIR / "tokenizer.json", tmp_path / name)
