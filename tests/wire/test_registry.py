@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from shoal.wire import registry
 
 _names = st.text(max_size=20)
-_workers = st.builds(registry.WorkerEntry, worker_id=_names, rank=st.integers(0, 99), address=_names)
+_workers = st.builds(
+    registry.WorkerEntry, worker_id=_names, rank=st.integers(0, 99), address=_names, draining=st.booleans()
+)
 _groups = st.builds(
     registry.GroupEntry,
     group=_names,

@@ -24,6 +24,8 @@ class WorkerEntry:
     worker_id: str
     rank: int
     address: str
+    draining: bool = False
+    """It is about to leave: it takes nothing new, and what runs on it should move elsewhere now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ def decode(raw: bytes) -> GroupEntry:
     """The record in `raw`; ValueError when it is not one."""
     try:
         fields = json.loads(raw)
-        workers = tuple(WorkerEntry(str(w["worker_id"]), int(w["rank"]), str(w["address"])) for w in fields["workers"])
+        workers = tuple(
+            WorkerEntry(str(w["worker_id"]), int(w["rank"]), str(w["address"]), bool(w.get("draining", False)))
+            for w in fields["workers"]
+        )
         return GroupEntry(str(fields["group"]), int(fields["epoch"]), bool(fields["ready"]), workers)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"registry record is not readable: {error}") from error

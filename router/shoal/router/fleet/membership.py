@@ -20,7 +20,8 @@ _log = structlog.get_logger(__name__)
 
 
 def members_of(groups: Iterable[GroupEntry], fixed: Sequence[str], wanted_groups: Sequence[str] = ()) -> list[Member]:
-    """The workers to connect to. Those of a group that is not ready are connected but get no work.
+    """The workers to connect to. Those of a group that is not ready, and those that drain, are
+    connected but get no work.
 
     >>> entry = registry.GroupEntry("g", 1, False, (registry.WorkerEntry("w", 0, "h:1"),))
     >>> members_of([entry], ["h:2"])
@@ -31,7 +32,7 @@ def members_of(groups: Iterable[GroupEntry], fixed: Sequence[str], wanted_groups
         if wanted_groups and group.group not in wanted_groups:
             continue
         for worker in group.workers:
-            members.setdefault(worker.address, Member(worker.address, group.ready))
+            members.setdefault(worker.address, Member(worker.address, group.ready and not worker.draining))
     return list(members.values())
 
 
