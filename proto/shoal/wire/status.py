@@ -2,6 +2,8 @@
 
     WireError                  code, stable reason, retryable or not, how long to wait
     ├── InvalidError           INVALID_ARGUMENT     the request itself is wrong
+    ├── UnauthenticatedError   UNAUTHENTICATED      nobody knows who asks
+    ├── DeniedError            PERMISSION_DENIED    who asks may not
     ├── AbsentError            NOT_FOUND
     ├── ConflictError          ABORTED              another writer was faster
     ├── OverloadedError        RESOURCE_EXHAUSTED   no room now (retryable)
@@ -50,6 +52,20 @@ class InvalidError(WireError):
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "invalid"
+
+
+class UnauthenticatedError(WireError):
+    """No credential, or none that holds."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "unauthenticated"
+
+
+class DeniedError(WireError):
+    """Who asks is known and may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "denied"
 
 
 class AbsentError(WireError):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from shoal.router.access.caller import Caller
 from shoal.router.tenant import cache_salt
 from shoal.wire.deadlines import Deadline
 
@@ -27,7 +28,7 @@ def traceparent_of(header: str | bytes | None) -> str:
 class Call:
     """Made when a request arrives, never changed."""
 
-    tenant: str
+    caller: Caller
     deadline: Deadline
     request_id: str = ""
     """The caller's name for it; ours when the caller gave none."""
@@ -41,6 +42,11 @@ class Call:
     def __post_init__(self) -> None:
         if not self.request_id:
             object.__setattr__(self, "request_id", self.work_id)
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self.caller.tenant
 
     @property
     def cache_salt(self) -> bytes:

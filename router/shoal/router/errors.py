@@ -9,6 +9,9 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     InvalidError             INVALID_ARGUMENT
     ├── FieldError             names the field
     └── PromptTooLongError     says by how many tokens
+    UnauthenticatedError     UNAUTHENTICATED
+    └── CredentialError        no credential, or one that is wrong, expired or revoked
+    DeniedError              PERMISSION_DENIED
     AbsentError              NOT_FOUND
     ├── SessionAbsentError
     └── ModelAbsentError
@@ -33,18 +36,21 @@ from __future__ import annotations
 from shoal.wire.status import (
     AbsentError,
     ConflictError,
+    DeniedError,
     InternalError,
     InvalidError,
     LateError,
     OverloadedError,
+    UnauthenticatedError,
     UnavailableError,
     WireError,
 )
 
 __all__ = [
-    "FieldError", "LateError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError", "QueueFullError",
-    "SessionAbsentError", "SessionsAwayError", "SlowReaderError", "StartError", "StoppingError",
-    "TurnConflictError", "WireError", "WorkerFaultError", "WorkerLostError", "WorkersBusyError",
+    "CredentialError", "DeniedError", "FieldError", "LateError", "ModelAbsentError", "NoWorkerError",
+    "PromptTooLongError", "QueueFullError", "SessionAbsentError", "SessionsAwayError", "SlowReaderError",
+    "StartError", "StoppingError", "TurnConflictError", "WireError", "WorkerFaultError", "WorkerLostError",
+    "WorkersBusyError",
 ]  # fmt: skip
 
 
@@ -75,6 +81,12 @@ class PromptTooLongError(InvalidError):
         )
         self.over = over
         self.violations = (("prompt", f"has {over} tokens too many"),)
+
+
+class CredentialError(UnauthenticatedError):
+    """The request does not say who it is from, or not in a way that can be believed."""
+
+    reason = "credential"
 
 
 class SessionAbsentError(AbsentError):

@@ -1,4 +1,4 @@
-"""The rim of every RPC: deadline, errors to status, counts and one log line. Nothing else translates errors.
+"""The rim of every RPC: who asks, deadline, errors to status, counts, one log line. Nothing else translates errors.
 
 A stream that had begun ends with an `error` event before the status, so that a client which reads only events knows
 too. Cancellation by the client, or its deadline, closes the handler's generator at once: that is what reaches the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -19,6 +20,9 @@ import grpc.aio
 import structlog
 
 from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.access.caller import serving
+from shoal.router.access.door import Door, Shown
+from shoal.router.access.table import FOR_EVERYBODY, short_name
 from shoal.router.metrics import Metrics
 from shoal.wire.deadlines import deadline_of
 from shoal.wire.status import Status, WireError, status_of
@@ -33,10 +37,10 @@ _LAST_WORDS_SECONDS = 1.0  # a client that does not read is not waited for longe
 
 
 class Rim(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of our own services; health and reflection stay as they are."""
+    """Wraps the handlers of our own services. Of others only what the table opens to everybody is served."""
 
-    def __init__(self, metrics: Metrics, max_request_seconds: float) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, max_request_seconds: float, door: Door) -> None:
+        self._metrics, self._door = metrics, door
         self._max_request_seconds = max_request_seconds
 
     async def intercept_service(
@@ -48,38 +52,40 @@ class Rim(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith("/shoal."):
-            return handler  # type: ignore[no-any-return]  # gRPC's handlers are untyped tuples
-        name = method.rpartition("/")[2]
+            return handler if short_name(method) in FOR_EVERYBODY else None
         coding = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._streaming(name, handler.unary_stream), **coding)
+            return grpc.unary_stream_rpc_method_handler(self._streaming(method, handler.unary_stream), **coding)
         assert handler.unary_unary is not None, f"{method} streams requests, which the rim does not know"
-        return grpc.unary_unary_rpc_method_handler(self._answering(name, handler.unary_unary), **coding)
+        return grpc.unary_unary_rpc_method_handler(self._answering(method, handler.unary_unary), **coding)
 
-    def _streaming(self, name: str, serve: _Stream) -> Any:
+    def _streaming(self, method: str, serve: _Stream) -> Any:
         async def handle(request: Any, context: _Context) -> None:
             last: Any = None
-            events = serve(request, context)
-            async with self._watched(name, context, lambda: last), contextlib.aclosing(events):
-                async for event in events:
-                    await context.write(event)
-                    last = event
+            async with self._watched(method, context, lambda: last):
+                caller = await self._door.admit(shown_by(context), short_name(method))
+                with serving(caller):
+                    async with contextlib.aclosing(serve(request, context)) as events:
+                        async for event in events:
+                            await context.write(event)
+                            last = event
 
         return handle
 
-    def _answering(self, name: str, serve: _Unary) -> Any:
+    def _answering(self, method: str, serve: _Unary) -> Any:
         async def handle(request: Any, context: _Context) -> Any:
-            async with self._watched(name, context, lambda: None):
-                return await serve(request, context)
+            async with self._watched(method, context, lambda: None):
+                with serving(await self._door.admit(shown_by(context), short_name(method))):
+                    return await serve(request, context)
 
         return handle
 
     @contextlib.asynccontextmanager
-    async def _watched(self, name: str, context: _Context, last: Callable[[], Any]) -> AsyncGenerator[None, None]:
-        began = time.monotonic()
+    async def _watched(self, method: str, context: _Context, last: Callable[[], Any]) -> AsyncGenerator[None, None]:
+        name, began = method.rpartition("/")[2], time.monotonic()
         deadline = deadline_of(context, self._max_request_seconds)
         try:
             async with asyncio.timeout(deadline.remaining):
@@ -117,6 +123,13 @@ class Rim(grpc.aio.ServerInterceptor):
         trace = {} if ours else {"traceback": "".join(traceback.format_exception(error))}
         told = _log.info if expected else _log.error
         told("request_ended", method=name, code=code, reason=status.reason, seconds=seconds, **trace)
+
+
+def shown_by(context: _Context) -> Shown:
+    """What an RPC brings to prove who it is from."""
+    metadata = dict(context.invocation_metadata() or ())
+    pem = next(iter(context.auth_context().get("x509_pem_cert", ())), b"").decode("ascii", "replace")
+    return Shown(str(metadata.get("authorization", "")), ssl.PEM_cert_to_DER_cert(pem) if pem else b"")
 
 
 def error_event(last: Any, status: Status) -> Any:

@@ -30,6 +30,7 @@ from shoal.proto.v1.inference_pb2_grpc import (
     add_SessionServiceServicer_to_server,
 )
 from shoal.router import logs
+from shoal.router.access.door import Door, OpenDoor
 from shoal.router.admission import Admission
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
@@ -122,12 +123,13 @@ class Router:
         generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices)
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
         service = InferenceService(generator, chat, models, self.admission, self.metrics, config.max_request_seconds)
-        gate = Gate(chat, generator, self.admission, self.metrics, config.max_request_seconds)
+        door: Door = OpenDoor()
+        gate = Gate(chat, generator, self.admission, self.metrics, config.max_request_seconds, door)
         records = Records(self._redis, config.session_ttl_seconds) if self._redis is not None else None
         around = http.Surroundings(self._parts, lambda: models.served().models, records, config.http_max_body_bytes)
         self._api = http.build(gate, around)
         self._http: Listener | None = None
-        rim = Rim(self.metrics, config.max_request_seconds)
+        rim = Rim(self.metrics, config.max_request_seconds, door)
         self._server = grpc.aio.server(interceptors=[rim], options=server_options())
         add_InferenceServiceServicer_to_server(service, self._server)
         add_SessionServiceServicer_to_server(SessionService(store), self._server)

@@ -23,7 +23,7 @@ from shoal.router.http.probes import Probes
 from shoal.router.http.responses.conversation import Conversations
 from shoal.router.http.responses.endpoint import Responses
 from shoal.router.http.responses.records import Records
-from shoal.router.http.rim import Endpoint, Handler
+from shoal.router.http.rim import Endpoint, Handler, Page, guarded
 from shoal.router.rim import Rim
 
 
@@ -50,7 +50,7 @@ class Surroundings:
 
 def build(gate: Gate, around: Surroundings) -> Api:
     """Everything under one roof."""
-    rim = Rim(gate.metrics, gate.max_request_seconds)
+    rim = Rim(gate.metrics, gate.max_request_seconds, gate.door)
     chat, completions, models = ChatCompletions(gate), Completions(gate), Models(around.models)
     openings = gate.chat.openings
     responses = Responses(gate, Conversations(around.records, openings.store, openings.renderer))
@@ -58,6 +58,9 @@ def build(gate: Gate, around: Surroundings) -> Api:
 
     def api(path: str, method: str, name: str, handle: Handler) -> Route:
         return Route(path, Endpoint(name, handle, gate, rim, around.most_bytes), methods=[method])
+
+    def page(path: str, name: str, serve: Page) -> Route:
+        return Route(path, guarded(name, serve, gate.door))
 
     routes = [
         api("/v1/chat/completions", "POST", "http.ChatCompletions", chat.create),
@@ -69,11 +72,11 @@ def build(gate: Gate, around: Surroundings) -> Api:
         api("/v1/responses/{response_id}/input_items", "GET", "http.ListInputItems", responses.input_items),
         api("/v1/models", "GET", "http.ListModels", models.list),
         api("/v1/models/{model:path}", "GET", "http.GetModel", models.read),
-        Route("/healthz", probes.live),
-        Route("/readyz", probes.ready),
-        Route("/metrics", probes.metrics),
-        Route("/openapi.json", openapi.serve_document),
-        Route("/docs", openapi.serve_page),
+        page("/healthz", "http.Live", probes.live),
+        page("/readyz", "http.Ready", probes.ready),
+        page("/metrics", "http.Metrics", probes.metrics),
+        page("/openapi.json", "http.OpenApi", openapi.serve_document),
+        page("/docs", "http.Docs", openapi.serve_page),
     ]
     return Api(Starlette(routes=routes, exception_handlers={HTTPException: _refused}), responses.close)
 

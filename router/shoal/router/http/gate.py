@@ -1,6 +1,6 @@
 """Where an HTTP request becomes a call: whose it is, until when, and whether there is room for it.
 
-The one place in HTTP that says who asks (`tenant_of`), as the rim of gRPC is there.
+Who asks was established by the rim, as in gRPC.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import structlog
 from starlette.requests import Request
 
 from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.access.caller import current_caller
+from shoal.router.access.door import Door
 from shoal.router.admission import Admission
 from shoal.router.call import Call, traceparent_of
 from shoal.router.inference.chat import Chat
 from shoal.router.inference.generate import Generator
 from shoal.router.inference.resolve import checked_name
 from shoal.router.metrics import Metrics
-from shoal.router.tenant import tenant_of
 from shoal.wire.deadlines import Deadline
 
 _Event = TypeVar("_Event")
@@ -36,12 +37,13 @@ class Gate:
     admission: Admission
     metrics: Metrics
     max_request_seconds: float
+    door: Door
 
     def call(self, request: Request) -> Call:
         """The call of a request. Raises FieldError for an `x-request-id` that is no name."""
         remaining = self.max_request_seconds
         call = Call(
-            tenant=tenant_of(request),
+            caller=current_caller(),
             deadline=Deadline(remaining, time.time() + remaining),
             request_id=checked_name("x-request-id", request.headers.get("x-request-id", "")),
             traceparent=traceparent_of(request.headers.get("traceparent")),

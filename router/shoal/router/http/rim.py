@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from shoal.router.access.caller import serving
+from shoal.router.access.door import Door, Shown
+from shoal.router.access.table import FOR_EVERYBODY
 from shoal.router.call import Call
 from shoal.router.errors import StoppingError
 from shoal.router.http.body import read_body
@@ -23,7 +27,7 @@ from shoal.router.http.errors import Problem, problem_of
 from shoal.router.http.gate import Gate
 from shoal.router.http.reply import Reply, Stream, to_json
 from shoal.router.rim import Rim
-from shoal.wire.status import status_of
+from shoal.wire.status import WireError, status_of
 
 _LAST_WORDS_SECONDS = 1.0  # a client that does not read is not waited for longer
 
@@ -39,6 +43,7 @@ class Asked:
     query: Mapping[str, str]
 
 
+Page = Callable[[Request], Awaitable[Response]]
 Handler = Callable[[Asked, Call], Awaitable[Reply | Stream]]
 
 
@@ -54,12 +59,14 @@ class Endpoint:
         request, began, answer = Request(scope, receive), time.monotonic(), _Answer(send)
         try:
             async with asyncio.timeout(self._gate.max_request_seconds):
-                call = self._gate.call(request)
-                answer.headers["x-request-id"] = call.request_id
-                has_body = request.method == "POST"
-                body = await read_body(request.headers, request.stream(), self._most_bytes) if has_body else {}
-                asked = Asked(body, request.path_params, request.query_params)
-                await _unless_gone(request, self._answer(asked, call, answer))
+                caller = await self._gate.door.admit(shown_by(request), self._name)
+                with serving(caller):
+                    call = self._gate.call(request)
+                    answer.headers["x-request-id"] = call.request_id
+                    has_body = request.method == "POST"
+                    body = await read_body(request.headers, request.stream(), self._most_bytes) if has_body else {}
+                    asked = Asked(body, request.path_params, request.query_params)
+                    await _unless_gone(request, self._answer(asked, call, answer))
         except ClientDisconnect:
             self._rim.ended(self._name, began, status_of(asyncio.CancelledError()))
         except asyncio.CancelledError as error:
@@ -82,6 +89,26 @@ class Endpoint:
             async for piece in pieces:
                 await answer.piece(piece)
         await answer.end()
+
+
+def guarded(name: str, serve: Page, door: Door) -> Page:
+    """A page that machines and people read, for whom the table lets have it."""
+
+    async def guard(request: Request) -> Response:
+        try:
+            if name not in FOR_EVERYBODY:
+                await door.admit(shown_by(request), name)
+        except WireError as error:
+            problem = problem_of(error)
+            return Response(to_json(problem.body), problem.http_status, problem.headers, "application/json")
+        return await serve(request)
+
+    return guard
+
+
+def shown_by(request: Request) -> Shown:
+    """What a request brings to prove who it is from."""
+    return Shown(request.headers.get("authorization", ""), request.scope.get("client_certificate", b""))
 
 
 async def _fail(answer: _Answer, error: BaseException) -> None:

@@ -12,6 +12,7 @@ import structlog
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceServicer
+from shoal.router.access.caller import current_caller
 from shoal.router.admission import Admission
 from shoal.router.call import Call, traceparent_of
 from shoal.router.inference.chat import Chat
@@ -19,7 +20,6 @@ from shoal.router.inference.generate import Generator
 from shoal.router.inference.models import Models
 from shoal.router.inference.resolve import checked_name
 from shoal.router.metrics import Metrics
-from shoal.router.tenant import tenant_of
 from shoal.wire.deadlines import deadline_of
 
 _Event = TypeVar("_Event")
@@ -59,7 +59,7 @@ class InferenceService(InferenceServiceServicer):
         self, request: api.TokenizeRequest, context: _Context
     ) -> api.TokenizeResponse:
         """See inference.proto."""
-        return await self.models.tokenized(request, tenant_of(context))
+        return await self.models.tokenized(request, current_caller().tenant)
 
     async def ListModels(  # noqa: N802  # the generated base class names it
         self, request: api.ListModelsRequest, context: _Context
@@ -70,7 +70,7 @@ class InferenceService(InferenceServiceServicer):
     def _call(self, request_id: str, context: _Context) -> Call:
         metadata = dict(context.invocation_metadata() or ())
         call = Call(
-            tenant=tenant_of(context),
+            caller=current_caller(),
             deadline=deadline_of(context, self.max_request_seconds),
             request_id=checked_name("request_id", request_id),
             traceparent=traceparent_of(metadata.get("traceparent")),

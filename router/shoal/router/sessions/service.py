@@ -6,11 +6,11 @@ import grpc.aio
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import SessionServiceServicer
+from shoal.router.access.caller import current_caller
 from shoal.router.errors import FieldError, SessionAbsentError, SessionsAwayError
 from shoal.router.inference.conversation import to_message
 from shoal.router.inference.resolve import checked_name
 from shoal.router.sessions.store import SessionInfo, SessionStore, StoredItem
-from shoal.router.tenant import tenant_of
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
@@ -28,7 +28,7 @@ class SessionService(SessionServiceServicer):
     ) -> api.GetSessionResponse:
         """One session with its items."""
         name = _name(request.session_id)
-        session = await self._sessions().load(tenant_of(context), name)
+        session = await self._sessions().load(current_caller().tenant, name)
         if session is None:
             raise SessionAbsentError(f"there is no session {name!r}")
         return api.GetSessionResponse(session=_info(session.info), items=[_item(item) for item in session.items])
@@ -40,7 +40,7 @@ class SessionService(SessionServiceServicer):
         if request.page_size > _LARGEST_PAGE:
             raise FieldError("page_size", f"is {request.page_size}, at most {_LARGEST_PAGE} are allowed")
         limit = request.page_size or _PAGE
-        infos, token = await self._sessions().page(tenant_of(context), limit, request.page_token)
+        infos, token = await self._sessions().page(current_caller().tenant, limit, request.page_token)
         return api.ListSessionsResponse(sessions=[_info(info) for info in infos], next_page_token=token)
 
     async def DeleteSession(  # noqa: N802  # the generated base class names it
@@ -48,7 +48,7 @@ class SessionService(SessionServiceServicer):
     ) -> api.DeleteSessionResponse:
         """Remove one session."""
         name = _name(request.session_id)
-        if not await self._sessions().delete(tenant_of(context), name):
+        if not await self._sessions().delete(current_caller().tenant, name):
             raise SessionAbsentError(f"there is no session {name!r}")
         return api.DeleteSessionResponse()
 
