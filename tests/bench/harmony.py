@@ -1,6 +1,6 @@
 """Rendering and parsing Harmony, beside openai-harmony on the same conversations and the same tokens.
 
-python -m tests.bench.harmony      writes results/harmony.json; needs the vocabulary of `tests.oracle.o200k`
+python -m tests.bench.harmony      writes results/harmony.json; the vocabulary is that of `tests.oracle.o200k`
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.bench import constraint
 from tests.bench.record import Row, paired, seconds, write
 from tests.oracle.conversations import random_conversation
 from tests.oracle.harmony import Oracle
-from tests.oracle.o200k import VARIABLE, AbsentVocabularyError, make, tokenizer_directory, vocabulary_directory
+from tests.oracle.o200k import VARIABLE, tokenizer_directory, vocabulary_directory
 
 ROUNDS = 15
 GOAL = 1.0
@@ -38,11 +38,7 @@ PEER = "openai-harmony"
 
 def main() -> None:
     """Measure and write the record."""
-    try:
-        directory = vocabulary_directory()
-    except AbsentVocabularyError:
-        directory = make()
-    os.environ[VARIABLE] = str(directory)
+    os.environ[VARIABLE] = str(vocabulary_directory())
     oracle, tokenizer = Oracle(), Tokenizer.load(tokenizer_directory())
     control = ControlTokens.of(tokenizer.control)
     rows = [*parse_rows(oracle, tokenizer, control), *render_rows(oracle, tokenizer, control), *constraint.rows()]

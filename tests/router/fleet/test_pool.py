@@ -190,3 +190,16 @@ async def test_facts_are_the_smallest_of_all(pool: WorkerPool) -> None:
         facts = await pool.wait_ready()
 
     assert (facts.max_context, facts.vocab_size, facts.eos_token_ids) == (32, 512, (9,))
+
+
+async def test_a_closed_pool_leaves_nothing_running() -> None:
+    """Neither of the members that are connected, nor of one that is just leaving."""
+    before = asyncio.all_tasks()
+    async with ScriptedWorker(doing(Hang())) as first, ScriptedWorker(doing(Hang())) as second:
+        made = WorkerPool(LinkSettings("r", "hash", max_unread_tokens=1000, accept_seconds=0.5), wait_seconds=1.0)
+        await connected(made, first, second)
+        made.set_members([Member(second.address)])
+        await made.close()
+        left = [task.get_name() for task in asyncio.all_tasks() - before if task.get_name().startswith("worker ")]
+
+    assert left == []

@@ -33,7 +33,7 @@ class WorkerPool:
         self._wait_seconds = wait_seconds
         self._links: dict[str, WorkerLink] = {}
         self._ready: frozenset[str] = frozenset()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], WorkerLink] = {}
         self._turn = 0
         self._changed = asyncio.Event()
 
@@ -41,9 +41,10 @@ class WorkerPool:
         """Connect to who is new, let go of who left once nothing of ours runs there."""
         wanted = {member.address: member for member in members}
         for address in [address for address in self._links if address not in wanted]:
-            leaving = asyncio.create_task(self._let_go(self._links.pop(address)))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+            link = self._links.pop(address)
+            leaving = asyncio.create_task(self._let_go(link))
+            self._leaving[leaving] = link
+            leaving.add_done_callback(self._leaving.pop)
         for address in wanted:
             if address not in self._links:
                 self._links[address] = WorkerLink(address, self._settings, self._changed.set)
@@ -100,9 +101,11 @@ class WorkerPool:
     async def close(self) -> None:
         """Disconnect from everybody."""
         self.set_members(())
-        for task in list(self._leaving):
+        leaving = dict(self._leaving)
+        for task in leaving:
             task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        # The links too: a task that is cancelled before it began does not even come to its `finally`.
+        await asyncio.gather(*leaving, *(link.close() for link in leaving.values()), return_exceptions=True)
 
     def _untried(self, tried: set[str]) -> list[WorkerLink]:
         return [link for link in self.eligible() if link.address not in tried]
