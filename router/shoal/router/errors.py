@@ -14,12 +14,18 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     DeniedError              PERMISSION_DENIED
     AbsentError              NOT_FOUND
     ├── SessionAbsentError
-    └── ModelAbsentError
+    ├── ModelAbsentError
+    └── RequestAbsentError     no such request in the journal
     ConflictError            ABORTED
-    └── TurnConflictError      another writer appended first
+    ├── TurnConflictError      another writer appended first
+    ├── TakenOverError         another router goes on with the request
+    ├── RequestHeldError       its owner lives
+    ├── RequestOverError       it ended
+    └── JournalGapError        tokens in the journal do not join
     OverloadedError          RESOURCE_EXHAUSTED
     ├── QueueFullError         this router has no room
     ├── WorkersBusyError       every worker refused
+    ├── JournalFullError       a request's journal has no room
     └── SlowReaderError        the client reads too slowly
     UnavailableError         UNAVAILABLE
     ├── NoWorkerError          none is connected and ready
@@ -47,10 +53,11 @@ from shoal.wire.status import (
 )
 
 __all__ = [
-    "CredentialError", "DeniedError", "FieldError", "LateError", "ModelAbsentError", "NoWorkerError",
-    "PromptTooLongError", "QueueFullError", "SessionAbsentError", "SessionsAwayError", "SlowReaderError",
-    "StartError", "StoppingError", "TurnConflictError", "WireError", "WorkerFaultError", "WorkerLostError",
-    "WorkersBusyError",
+    "CredentialError", "DeniedError", "FieldError", "JournalFullError", "JournalGapError", "LateError",
+    "ModelAbsentError", "NoWorkerError", "PromptTooLongError", "QueueFullError", "RequestAbsentError",
+    "RequestHeldError", "RequestOverError", "SessionAbsentError", "SessionsAwayError", "SlowReaderError",
+    "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "WireError", "WorkerFaultError",
+    "WorkerLostError", "WorkersBusyError",
 ]  # fmt: skip
 
 
@@ -111,6 +118,43 @@ class TurnConflictError(ConflictError):
             f"turn {expected} was expected to come next, but the session is at turn {found}: read it again"
         )
         self.expected, self.found = expected, found
+
+
+class RequestAbsentError(AbsentError):
+    """No such request in the journal: never accepted, expired, or another tenant's."""
+
+    reason = "request_absent"
+
+
+class TakenOverError(ConflictError):
+    """Another router goes on with the request; what this one has is of no use any more."""
+
+    reason = "taken_over"
+
+
+class RequestHeldError(ConflictError):
+    """The request's owner lives, so nobody else may go on with it."""
+
+    reason = "request_held"
+    retryable = True
+
+
+class RequestOverError(ConflictError):
+    """The request ended: nothing can be added."""
+
+    reason = "request_over"
+
+
+class JournalGapError(ConflictError):
+    """Tokens for the journal do not follow those that are there."""
+
+    reason = "journal_gap"
+
+
+class JournalFullError(OverloadedError):
+    """The bound on what is journaled of one request is reached."""
+
+    reason = "journal_full"
 
 
 class QueueFullError(OverloadedError):

@@ -1,0 +1,27 @@
+"""What callers are told when Redis does not do what it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import redis
+
+from shoal.router.errors import SessionsAwayError
+
+RETRY_AFTER_MS = 1_000
+
+ABSENT = (redis.RedisError, OSError)
+"""Whatever a client raises when the server is away, full, or not what it should be."""
+
+
+@asynccontextmanager
+async def answering(what: str) -> AsyncGenerator[None, None]:
+    """Turns whatever the client raises into SessionsAwayError; `what` is plural, such as "sessions"."""
+    try:
+        yield
+    except redis.OutOfMemoryError as error:
+        raise SessionsAwayError(f"{what} cannot be written: Redis is full", retry_after_ms=RETRY_AFTER_MS) from error
+    except ABSENT as error:
+        kind = type(error).__name__
+        raise SessionsAwayError(f"{what} cannot be reached ({kind})", retry_after_ms=RETRY_AFTER_MS) from error
