@@ -67,6 +67,10 @@ class RouterConfig:
     """How long a request waits for a first ready worker."""
     accept_seconds: float = 10.0
     """How long a worker may take to say whether it takes a request."""
+    migration_losses: int = 16
+    """Most workers that may be lost under one request before it fails; 0: the first loss ends it."""
+    migration_seconds: float = 60.0
+    """Longest time from such a loss to the next token."""
     session_ttl_seconds: int = 86_400
     """How long an idle session is kept when the request does not say."""
     max_session_ttl_seconds: int = 30 * 86_400
@@ -92,7 +96,14 @@ class RouterConfig:
             self._require(key, getattr(self, key) >= 1, "at least 1")
         for key in ("registry_poll", "max_request_seconds", "accept_seconds", "tool_seconds"):
             self._require(key, getattr(self, key) > 0, "above 0")
-        for key in ("tool_rounds", "max_waiting", "worker_wait_seconds", "drain_seconds"):
+        for key in (
+            "tool_rounds",
+            "max_waiting",
+            "worker_wait_seconds",
+            "drain_seconds",
+            "migration_losses",
+            "migration_seconds",
+        ):
             self._require(key, getattr(self, key) >= 0, "0 or more")
         self._require("model_dir", self.model_dir != "", "a directory")
         self._require("host", self.host != "", "an address")

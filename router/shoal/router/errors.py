@@ -30,6 +30,8 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     UnavailableError         UNAVAILABLE
     ├── NoWorkerError          none is connected and ready
     ├── WorkerLostError        the stream to the worker broke
+    │   └── WorkerLeavingError   the worker said that it does not go on with the work
+    ├── MigrationFailedError   workers were lost, and no other one could go on
     ├── SessionsAwayError      Redis does not answer
     └── StoppingError          this router is shutting down
     LateError                DEADLINE_EXCEEDED
@@ -54,10 +56,10 @@ from shoal.wire.status import (
 
 __all__ = [
     "CredentialError", "DeniedError", "FieldError", "JournalFullError", "JournalGapError", "LateError",
-    "ModelAbsentError", "NoWorkerError", "PromptTooLongError", "QueueFullError", "RequestAbsentError",
-    "RequestHeldError", "RequestOverError", "SessionAbsentError", "SessionsAwayError", "SlowReaderError",
-    "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "WireError", "WorkerFaultError",
-    "WorkerLostError", "WorkersBusyError",
+    "MigrationFailedError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError", "QueueFullError",
+    "RequestAbsentError", "RequestHeldError", "RequestOverError", "SessionAbsentError", "SessionsAwayError",
+    "SlowReaderError", "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "WireError",
+    "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
 ]  # fmt: skip
 
 
@@ -185,6 +187,26 @@ class WorkerLostError(UnavailableError):
     """The stream to the worker broke while it served the request."""
 
     reason = "worker_lost"
+
+
+class WorkerLeavingError(WorkerLostError):
+    """The worker lives and does not go on with the work: it leaves, or its group is not whole just now."""
+
+    reason = "worker_leaving"
+
+
+class MigrationFailedError(UnavailableError):
+    """Workers were lost under a request, and within its bounds no other one could go on with it."""
+
+    reason = "migration_failed"
+
+    def __init__(self, delivered: int, tries: int, seconds: float, problem: WireError) -> None:
+        super().__init__(
+            f"no worker could go on after {delivered} tokens: {tries} tried, {seconds:.1f} s without a token; "
+            f"at last: {problem}",
+            retry_after_ms=1000,
+        )
+        self.delivered, self.tries = delivered, tries
 
 
 class SessionsAwayError(UnavailableError):

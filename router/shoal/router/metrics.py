@@ -44,12 +44,26 @@ class Metrics:
         self.queue_time = Histogram(
             "shoal_router_queue_seconds", "Time that requests waited for room.", buckets=_SECONDS, registry=r
         )
+        self.migrations = Counter(
+            "shoal_router_migrations", "Sequences that went on at another worker, by why.", ["reason"], registry=r
+        )
+        self.migration_pause = Histogram(
+            "shoal_router_migration_pause_seconds",
+            "From the loss of a worker to the sequence's next token.",
+            buckets=_SECONDS,
+            registry=r,
+        )
         self.in_flight = Gauge("shoal_router_requests_in_flight", "Requests being served.", registry=r)
         self.queued = Gauge("shoal_router_requests_queued", "Requests waiting for room.", registry=r)
         self.workers = Gauge("shoal_router_workers_ready", "Workers that can be given work.", registry=r)
         self.registry_age = Gauge(
             "shoal_router_registry_age_seconds", "Time since the cluster registry was last read.", registry=r
         )
+
+    def migrated(self, reason: str, seconds: float) -> None:
+        """A sequence went on at another worker, `seconds` after `reason`."""
+        self.migrations.labels(reason).inc()
+        self.migration_pause.observe(seconds)
 
     def meter(self, arrived: float, clock: Callable[[], float]) -> Meter:
         """Measures one sequence of a request that arrived at `arrived` on `clock`."""

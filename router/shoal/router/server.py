@@ -35,6 +35,7 @@ from shoal.router.admission import Admission
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
 from shoal.router.fleet.membership import Membership
+from shoal.router.fleet.migration import Bounds
 from shoal.router.fleet.pool import WorkerPool
 from shoal.router.fleet.worker_link import LinkSettings
 from shoal.router.harmony.control import ControlTokens
@@ -92,7 +93,12 @@ class Router:
         self._redis = connect(config.redis_url) if config.redis_url else None
         store = RedisSessions(self._redis) if self._redis is not None else None
         settings = LinkSettings(config.router_id, tokenizer.hash, config.max_unread_tokens, config.accept_seconds)
-        self.pool = WorkerPool(settings, config.worker_wait_seconds)
+        bounds = Bounds(
+            losses=config.migration_losses,
+            seconds=config.migration_seconds,
+            new_seconds=config.worker_wait_seconds,
+        )
+        self.pool = WorkerPool(settings, config.worker_wait_seconds, bounds=bounds, migrated=self.metrics.migrated)
         self.membership = Membership(
             self.pool.set_members, time.monotonic, fixed=config.workers, wanted_groups=config.groups
         )

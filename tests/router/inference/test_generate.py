@@ -12,7 +12,8 @@ import pytest
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.fleet.scripted_worker import Action, Break, Hang, Refuse, Say, doing, saying
+from shoal.router.fleet.pool import Member
+from shoal.router.fleet.scripted_worker import Action, Break, Hang, Refuse, Say, ScriptedWorker, doing, saying
 from shoal.router.tokenizer import Tokenizer
 from tests.router.conftest import StartCluster
 from tests.router.talking import events_of, failed, trailing, until
@@ -219,7 +220,8 @@ async def test_a_refusal_becomes_a_status(
     reason: pb.RefusalReason.ValueType, code: grpc.StatusCode, retryable: bool, start_cluster: StartCluster
 ) -> None:
     """Each typed refusal of a worker has its own status, before any event."""
-    cluster = await start_cluster(doing(Refuse(reason, "because", retry_after_ms=70)))
+    script = doing(Refuse(reason, "because", retry_after_ms=70))
+    cluster = await start_cluster(script, worker_wait_seconds=0.3)
     events, error = await failed(cluster.front.inference.Generate(api.GenerateRequest(text="x")))
 
     assert events == []
@@ -239,14 +241,29 @@ async def test_a_failure_after_the_first_token_is_an_event_and_a_status(start_cl
     assert not events[-1].error.retryable
 
 
-async def test_a_dead_worker_ends_the_request_as_retryable(start_cluster: StartCluster) -> None:
-    """When the stream breaks after the first token the client is told to try again."""
-    cluster = await start_cluster(doing(Say((1,)), Break()))
+async def test_a_request_that_nobody_can_finish_ends_as_retryable(start_cluster: StartCluster) -> None:
+    """When worker after worker dies under it the client hears how far it got, and that it may try again."""
+    cluster = await start_cluster(doing(Say((1,)), Break()), doing(Break()), migration_losses=1)
     events, error = await failed(cluster.front.inference.Generate(api.GenerateRequest(text="x")))
 
     assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert trailing(error)["shoal-reason"] == "worker_lost"
+    assert trailing(error)["shoal-reason"] == "migration_failed"
     assert events[-1].error.retryable
+    assert events[-1].error.delivered_tokens == 1
+
+
+async def test_other_bits_are_told_at_the_end(start_cluster: StartCluster) -> None:
+    """After a migration to a worker of another numerics id `done` says that an undisturbed run might differ."""
+    cluster = await start_cluster(doing(Say((1,)), Hang()))
+    async with ScriptedWorker(saying([2]), numerics_id="another") as other:
+        told = []
+        async for event in cluster.front.inference.Generate(api.GenerateRequest(text="x")):
+            told.append(event)
+            if event.HasField("tokens"):
+                cluster.front.router.pool.set_members([Member(other.address)])
+
+    assert [list(event.tokens.ids) for event in told if event.HasField("tokens")] == [[1], [2]]
+    assert told[-1].done.numerics_changed
 
 
 async def test_a_gap_is_a_fault(start_cluster: StartCluster) -> None:

@@ -39,13 +39,15 @@ class Work:
     """Unix time, seconds."""
     choice: int = 0
     attempt: int = 1
-    """Grows with each try; a worker refuses one older than it has seen."""
+    """Grows with each try; a worker refuses one older than it has seen. The backend counts on from here."""
     start_offset: int = 0
     """Tokens already delivered by earlier attempts; they are the last, generated run of `prompt`."""
     cache_salt: bytes = b""
     traceparent: str = ""
     constraint: Constraint | None = None
     """What may be generated; None: anything."""
+    numerics_id: str = ""
+    """What the tokens already delivered were computed with; empty: unknown, or none were."""
 
     def message(self) -> pb.Submit:
         """As a worker is told."""
@@ -86,6 +88,9 @@ class Tokens:
     cached_tokens: int = 0
     likeliest: tuple[pb.TopLogprobs, ...] = ()
     """One per id when asked for."""
+    numerics_changed: bool = False
+    """Whether a migration ended at a worker that computes other bits than those before it: an undisturbed run might
+    have said something else from there on."""
 
 
 class Backend(Protocol):
@@ -103,7 +108,8 @@ class Backend(Protocol):
         """`Accepted` once, then `Tokens` without gap or overlap until one has `finish`.
 
         Closing the generator early cancels the work at the worker; that is always safe and never blocks.
-        Raises NoWorkerError, WorkersBusyError and InvalidError (refused) before `Accepted`; WorkerLostError,
-        WorkerFaultError, SlowReaderError and LateError at any time.
+        Raises NoWorkerError, WorkersBusyError and InvalidError (refused) before `Accepted`; MigrationFailedError,
+        WorkerFaultError, SlowReaderError and LateError at any time. A single worker (`WorkerLink`) raises
+        WorkerLostError where a pool would go on with another.
         """
         ...

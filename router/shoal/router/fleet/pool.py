@@ -1,19 +1,24 @@
-"""All workers of a router as one backend: chooses one per sequence and tries another while no token was delivered."""
+"""All workers of a router as one backend: chooses one per sequence, and another that goes on when it is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
 
-from shoal.router.errors import NoWorkerError, WorkerLostError, WorkersBusyError
+import structlog
+
+from shoal.router.errors import NoWorkerError, WorkerFaultError, WorkerLostError, WorkersBusyError
 from shoal.router.fleet.backend import Accepted, ModelFacts, Tokens, Work
+from shoal.router.fleet.migration import Bounds, Candidate, Migration
 from shoal.router.fleet.policy import choose
 from shoal.router.fleet.worker_link import LinkSettings, WorkerLink
 
-_MAX_TRIES = 3
 _RETRY_AFTER_MS = 500
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +32,21 @@ class Member:
 class WorkerPool:
     """A `Backend` over the workers that membership names."""
 
-    def __init__(self, settings: LinkSettings, wait_seconds: float) -> None:
-        """`wait_seconds`: how long a request waits for a first ready worker."""
+    def __init__(
+        self,
+        settings: LinkSettings,
+        wait_seconds: float,
+        *,
+        bounds: Bounds | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        migrated: Callable[[str, float], None] = lambda reason, seconds: None,
+    ) -> None:
+        """`wait_seconds`: how long a request waits for a first ready worker. `migrated` hears, with the first token
+        after a loss, why it was and how long the reader waited."""
         self._settings = settings
         self._wait_seconds = wait_seconds
+        self._bounds = bounds or Bounds()
+        self._clock, self._migrated = clock, migrated
         self._links: dict[str, WorkerLink] = {}
         self._ready: frozenset[str] = frozenset()
         self._leaving: dict[asyncio.Task[None], WorkerLink] = {}
@@ -38,7 +54,8 @@ class WorkerPool:
         self._changed = asyncio.Event()
 
     def set_members(self, members: Iterable[Member]) -> None:
-        """Connect to who is new, let go of who left once nothing of ours runs there."""
+        """Connect to who is new, let go of who left: what runs there goes on elsewhere, or ends there when nobody else
+        is ready."""
         wanted = {member.address: member for member in members}
         for address in [address for address in self._links if address not in wanted]:
             link = self._links.pop(address)
@@ -75,28 +92,25 @@ class WorkerPool:
         return facts
 
     async def submit(self, work: Work) -> AsyncGenerator[Accepted | Tokens, None]:
-        """See `Backend`. Until the first token another worker may still be tried: nobody can tell the difference."""
+        """See `Backend`. A worker that is lost is replaced by another, and the reader cannot tell but by the pause."""
         await self.wait_ready()
-        tried: set[str] = set()
-        accepted = delivered = False
+        migration = Migration(work, self._bounds)
+        lost: tuple[str, float] | None = None  # why and when, until the next token
         while True:
-            link = self._choose(work.request_id, tried)
-            tried.add(link.address)
+            link = await self._next(migration, work)
             try:
-                async with contextlib.aclosing(
-                    link.submit(replace(work, attempt=work.attempt + len(tried) - 1))
-                ) as outputs:
+                async with contextlib.aclosing(link.submit(migration.next_work())) as outputs:
                     async for output in outputs:
-                        if isinstance(output, Accepted) and accepted:
-                            continue
-                        accepted = True
-                        delivered = delivered or (isinstance(output, Tokens) and output.ids != ())
-                        yield output
-                    return
-            except (WorkerLostError, WorkersBusyError):
-                # Migration after the first token goes here: prompt plus what was delivered, from `start_offset` on.
-                if delivered or len(tried) == _MAX_TRIES or not self._untried(tried):
-                    raise
+                        if lost is not None and isinstance(output, Tokens) and output.ids:
+                            self._migrated(lost[0], self._clock() - lost[1])
+                            lost = None
+                        if (told := migration.passes(output)) is not None:
+                            yield told
+                return
+            except (WorkerLostError, WorkersBusyError, WorkerFaultError) as error:
+                lost = lost or (error.reason, self._clock())
+                migration.failed(link.address, error, self._clock())
+                _log.info("sequence_moves", choice=work.choice, tokens=migration.delivered, problem=str(error))
 
     async def close(self) -> None:
         """Disconnect from everybody."""
@@ -107,23 +121,48 @@ class WorkerPool:
         # The links too: a task that is cancelled before it began does not even come to its `finally`.
         await asyncio.gather(*leaving, *(link.close() for link in leaving.values()), return_exceptions=True)
 
-    def _untried(self, tried: set[str]) -> list[WorkerLink]:
-        return [link for link in self.eligible() if link.address not in tried]
-
-    def _choose(self, request_id: str, tried: set[str]) -> WorkerLink:
-        """The worker that has a sibling already (one prompt's choices share its KV), else the least loaded."""
-        untried = self._untried(tried)
-        if (siblings := next((link for link in untried if link.serves(request_id)), None)) is not None:
-            return siblings
-        chosen = choose([link.load for link in untried], self._turn)
-        self._turn += 1
-        if chosen is None:
-            raise NoWorkerError("no worker is ready", retry_after_ms=_RETRY_AFTER_MS)
-        return self._links[chosen.address]
+    async def _next(self, migration: Migration, work: Work) -> WorkerLink:
+        """The worker that goes on. Raises what the reader is told when there is none and none is worth waiting for."""
+        while True:
+            able = [link for link in self._links.values() if self._can_hold(link, work)]
+            eligible = self.eligible()
+            candidates = [Candidate(link.address, link.numerics_id, link in eligible) for link in able]
+            chosen = migration.choose_among(candidates, self._clock())
+            if chosen:
+                return self._choose(work.request_id, [self._links[address] for address in chosen])
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(migration.pause()):
+                    await self._changed.wait()
 
     @staticmethod
-    async def _let_go(link: WorkerLink) -> None:
+    def _can_hold(link: WorkerLink, work: Work) -> bool:
+        """Whether the sequence, however long it gets, fits there; yes when it was never connected."""
+        facts = link.facts
+        given = sum(len(run.ids) for run in work.prompt) - work.start_offset
+        return facts is None or given + work.limits.max_tokens <= facts.max_context
+
+    def _choose(self, request_id: str, links: list[WorkerLink]) -> WorkerLink:
+        """The worker that has a sibling already (one prompt's choices share its KV), else the least loaded."""
+        if (siblings := next((link for link in links if link.serves(request_id)), None)) is not None:
+            return siblings
+        chosen = choose([link.load for link in links], self._turn)
+        assert chosen is not None, "there are links to choose from"
+        self._turn += 1
+        return self._links[chosen.address]
+
+    async def _let_go(self, link: WorkerLink) -> None:
+        """Hand what runs there over as soon as somebody can go on; close once nothing runs."""
         try:
-            await link.idle.wait()
+            while not link.idle.is_set():
+                if self.eligible():
+                    link.hand_over(f"worker {link.address} left the cluster")
+                self._changed.clear()
+                waits = [asyncio.create_task(event.wait()) for event in (link.idle, self._changed)]
+                try:
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for wait in waits:
+                        wait.cancel()
         finally:
             await link.close()

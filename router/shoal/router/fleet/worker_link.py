@@ -19,7 +19,14 @@ import structlog
 
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.worker_pb2_grpc import WorkerServiceStub
-from shoal.router.errors import LateError, WireError, WorkerFaultError, WorkerLostError, WorkersBusyError
+from shoal.router.errors import (
+    LateError,
+    WireError,
+    WorkerFaultError,
+    WorkerLeavingError,
+    WorkerLostError,
+    WorkersBusyError,
+)
 from shoal.router.fleet.backend import Accepted, ModelFacts, Tokens, Work
 from shoal.router.fleet.inbox import Inbox
 from shoal.router.fleet.policy import Load
@@ -70,6 +77,8 @@ class WorkerLink:
         """`on_change` is called whenever the link comes up or goes down."""
         self.address = address
         self.welcome: pb.Welcome | None = None
+        self.numerics_id = ""
+        """What the worker computes with; kept while it is away, empty before it first came."""
         self.idle = asyncio.Event()
         """Set while nothing of ours runs there."""
         self.idle.set()
@@ -133,6 +142,11 @@ class WorkerLink:
         finally:
             del self._sequences[key]
             self._let_go(work, sequence.over)
+
+    def hand_over(self, why: str) -> None:
+        """Everything that runs here fails with WorkerLeavingError, after what has come already."""
+        for sequence in self._sequences.values():
+            sequence.inbox.fail(WorkerLeavingError(why))
 
     def serves(self, request_id: str) -> bool:
         """Whether a choice of the request runs there."""
@@ -214,7 +228,7 @@ class WorkerLink:
         if not 1 <= welcome.protocol <= PROTOCOL:
             raise WorkerFaultError(f"worker {self.address} speaks protocol {welcome.protocol}, not {PROTOCOL}")
         self._reported, self._own_at_report, self._kv_used = 0, 0, 0.0
-        self.welcome = welcome
+        self.welcome, self.numerics_id = welcome, welcome.numerics_id
         _log.info(
             "worker_connected", address=self.address, worker=welcome.worker_id, group=welcome.group, rank=welcome.rank
         )
@@ -280,6 +294,6 @@ def error_of(refused: pb.Refused, address: str) -> WireError:
         case pb.REFUSAL_REASON_OVERLOADED:
             return WorkersBusyError(text, retry_after_ms=refused.retry_after_ms or None)
         case pb.REFUSAL_REASON_UNAVAILABLE:
-            return WorkerLostError(text, retry_after_ms=refused.retry_after_ms or None)
+            return WorkerLeavingError(text, retry_after_ms=refused.retry_after_ms or None)
         case _:
             return WorkerFaultError(text)

@@ -125,7 +125,7 @@ class Chat:
         if request.session_id:
             turn = opening.turn(reader.messages, call.work_id)
             await self.openings.sessions().append(call.tenant, request.session_id, turn)
-        yield reader.event(done=api.Done(finish_reason=reader.finish, usage=reader.usage))
+        yield reader.event(done=reader.done())
 
     def _reader(self, plan: _Plan, work: Work) -> TurnReader:
         choice = f"{work.choice}_" if plan.request.n > 1 else ""

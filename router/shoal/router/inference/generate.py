@@ -117,6 +117,7 @@ class _Continuation:
         self._stop = StopText(stops)
         self._numbering = Numbering()
         self._usage = api.Usage(input_tokens=sum(len(run.ids) for run in work.prompt))
+        self._numerics_changed = False
         self.over = False
 
     def started(self, request_id: str, worker: str) -> api.GenerateResponse:
@@ -126,6 +127,7 @@ class _Continuation:
     def read(self, output: Tokens) -> list[api.GenerateResponse]:
         """The events of the worker's output, up to a stop text."""
         self._usage.cached_tokens = max(self._usage.cached_tokens, output.cached_tokens)
+        self._numerics_changed |= output.numerics_changed
         events = []
         told = logprobs_of(output, self._tokenizer)
         for index, token in enumerate(output.ids):
@@ -148,7 +150,8 @@ class _Continuation:
 
     def _done(self, reason: api.FinishReason.ValueType) -> api.GenerateResponse:
         self.over = True
-        return self._event(done=api.Done(finish_reason=reason, usage=self._usage))
+        done = api.Done(finish_reason=reason, usage=self._usage, numerics_changed=self._numerics_changed)
+        return self._event(done=done)
 
     def _event(
         self,

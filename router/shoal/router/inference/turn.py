@@ -54,6 +54,8 @@ class TurnReader:
         self._called = False
         self._pending: list[api.TokenLogprob] = []  # of tokens whose text is not told yet
         self.usage = api.Usage()
+        self.numerics_changed = False
+        """Whether some of it was computed by a worker that computes other bits than the first one."""
         self.messages: list[ChatMessage] = []
         """What was said so far, rendered as the next turn will see it."""
         self.finish: api.FinishReason.ValueType | None = None
@@ -75,6 +77,7 @@ class TurnReader:
     def read(self, output: Tokens) -> list[api.ChatResponse]:
         """The events of the worker's output. With the last one `finish` is set."""
         self.usage.cached_tokens = max(self.usage.cached_tokens, output.cached_tokens)
+        self.numerics_changed |= output.numerics_changed
         events: list[api.ChatResponse] = []
         told = logprobs_of(output, self._tokenizer)
         for index, token in enumerate(output.ids):
@@ -93,6 +96,11 @@ class TurnReader:
             if self._called and self.finish == api.FINISH_REASON_STOP:
                 self.finish = api.FINISH_REASON_TOOL_CALL
         return events
+
+    def done(self) -> api.Done:
+        """The end of a turn that has a `finish`."""
+        assert self.finish is not None, "a backend's stream ends with a finish"
+        return api.Done(finish_reason=self.finish, usage=self.usage, numerics_changed=self.numerics_changed)
 
     def answered(self, content: str, *, failed: bool) -> api.ChatResponse:
         """The server ran the tool that `server_call` wanted: its result, as an event and as a message to keep.
