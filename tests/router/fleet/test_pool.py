@@ -341,6 +341,46 @@ async def test_who_leaves_finishes_first(pool: WorkerPool) -> None:
         assert last.ids == (6,)
 
 
+@pytest.mark.parametrize("drains", [False, True], ids=["leaves", "drains"])
+async def test_who_leaves_hands_over_when_somebody_stays(drains: bool, pool: WorkerPool) -> None:
+    """What runs on a worker that left or drains goes on at another one, and the first is told to stop."""
+    async with ScriptedWorker(doing(Say((1,)), Hang())) as first, ScriptedWorker(goes_on(3)) as second:
+        await connected(pool, first)
+        task = asyncio.create_task(outputs_of(pool, work()))
+        await until(lambda: len(first.submits) == 1)
+        leaving = [Member(first.address, draining=True)] if drains else []
+        pool.set_members([*leaving, Member(second.address)])
+
+        assert ids_of(await task) == [1, 2, 3]
+        await until(lambda: len(first.cancels) == 1)
+        assert ids_of(await outputs_of(pool, work("new"))) == [1, 2, 3]
+        assert len(first.submits) == 1
+
+
+async def test_who_leaves_is_not_left_for_another_kind(pool: WorkerPool) -> None:
+    """While nobody who computes the same bits stays, what runs there goes on there."""
+    going = asyncio.Event()
+
+    async def script(submit: pb.Submit) -> AsyncIterator[Action]:
+        yield Say((1,))
+        await going.wait()
+        yield Say((2,), pb.SEQUENCE_FINISH_LENGTH)
+
+    async with (
+        ScriptedWorker(script, numerics_id="a") as first,
+        ScriptedWorker(goes_on(3), numerics_id="b") as second,
+    ):
+        await connected(pool, first)
+        task = asyncio.create_task(outputs_of(pool, work()))
+        await until(lambda: len(first.submits) == 1)
+        pool.set_members([Member(first.address, draining=True), Member(second.address)])
+        await until(lambda: len(pool.eligible()) == 1)
+        going.set()
+
+        assert ids_of(await task) == [1, 2]
+        assert second.submits == []
+
+
 async def test_facts_are_the_smallest_of_all(pool: WorkerPool) -> None:
     """Any worker can serve what the pool promises."""
     async with (

@@ -20,19 +20,19 @@ _log = structlog.get_logger(__name__)
 
 
 def members_of(groups: Iterable[GroupEntry], fixed: Sequence[str], wanted_groups: Sequence[str] = ()) -> list[Member]:
-    """The workers to connect to. Those of a group that is not ready, and those that drain, are
-    connected but get no work.
+    """The workers to connect to. Those of a group that is not ready, and those that drain, are connected but get no
+    work; what runs on the latter goes on elsewhere.
 
     >>> entry = registry.GroupEntry("g", 1, False, (registry.WorkerEntry("w", 0, "h:1"),))
     >>> members_of([entry], ["h:2"])
-    [Member(address='h:2', ready=True), Member(address='h:1', ready=False)]
+    [Member(address='h:2', ready=True, draining=False), Member(address='h:1', ready=False, draining=False)]
     """
     members = {address: Member(address) for address in fixed}
     for group in groups:
         if wanted_groups and group.group not in wanted_groups:
             continue
         for worker in group.workers:
-            members.setdefault(worker.address, Member(worker.address, group.ready and not worker.draining))
+            members.setdefault(worker.address, Member(worker.address, group.ready, worker.draining))
     return list(members.values())
 
 

@@ -23,10 +23,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker that exists, and whether it may be given work."""
+    """A worker that exists."""
 
     address: str
     ready: bool = True
+    """Whether it may be given work."""
+    draining: bool = False
+    """Whether what runs there should go on elsewhere."""
 
 
 class WorkerPool:
@@ -49,13 +52,14 @@ class WorkerPool:
         self._clock, self._migrated = clock, migrated
         self._links: dict[str, WorkerLink] = {}
         self._ready: frozenset[str] = frozenset()
+        self._draining: frozenset[str] = frozenset()
         self._leaving: dict[asyncio.Task[None], WorkerLink] = {}
         self._turn = 0
         self._changed = asyncio.Event()
 
     def set_members(self, members: Iterable[Member]) -> None:
-        """Connect to who is new, let go of who left: what runs there goes on elsewhere, or ends there when nobody else
-        is ready."""
+        """Connect to who is new, let go of who left. What runs on one that left or drains goes on at another that
+        computes the same; while there is none it goes on where it is."""
         wanted = {member.address: member for member in members}
         for address in [address for address in self._links if address not in wanted]:
             link = self._links.pop(address)
@@ -64,9 +68,10 @@ class WorkerPool:
             leaving.add_done_callback(self._leaving.pop)
         for address in wanted:
             if address not in self._links:
-                self._links[address] = WorkerLink(address, self._settings, self._changed.set)
-        self._ready = frozenset(address for address, member in wanted.items() if member.ready)
-        self._changed.set()
+                self._links[address] = WorkerLink(address, self._settings, self._on_change)
+        self._ready = frozenset(a for a, member in wanted.items() if member.ready and not member.draining)
+        self._draining = frozenset(a for a, member in wanted.items() if member.draining)
+        self._on_change()
 
     def eligible(self) -> list[WorkerLink]:
         """Workers that can be given work now."""
@@ -151,18 +156,17 @@ class WorkerPool:
         self._turn += 1
         return self._links[chosen.address]
 
-    async def _let_go(self, link: WorkerLink) -> None:
-        """Hand what runs there over as soon as somebody can go on; close once nothing runs."""
+    def _on_change(self) -> None:
+        """Somebody came, went, or is to be left."""
+        kinds = {link.numerics_id for link in self.eligible()}
+        for link in [*self._leaving.values(), *(self._links[address] for address in self._draining)]:
+            if link.numerics_id in kinds:
+                link.hand_over(f"worker {link.address} is leaving")
+        self._changed.set()
+
+    @staticmethod
+    async def _let_go(link: WorkerLink) -> None:
         try:
-            while not link.idle.is_set():
-                if self.eligible():
-                    link.hand_over(f"worker {link.address} left the cluster")
-                self._changed.clear()
-                waits = [asyncio.create_task(event.wait()) for event in (link.idle, self._changed)]
-                try:
-                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for wait in waits:
-                        wait.cancel()
+            await link.idle.wait()
         finally:
             await link.close()
