@@ -84,6 +84,34 @@ REASONING_EFFORT_HIGH: ReasoningEffort.ValueType  # 3
 """Long."""
 Global___ReasoningEffort: _TypeAlias = ReasoningEffort  # noqa: Y015
 
+class _Truncation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TruncationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Truncation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRUNCATION_UNSPECIFIED: _Truncation.ValueType  # 0
+    """Disabled."""
+    TRUNCATION_DISABLED: _Truncation.ValueType  # 1
+    """It is refused, saying by how many tokens it is too long."""
+    TRUNCATION_AUTO: _Truncation.ValueType  # 2
+    """The model does not see the oldest turns: as many as have to go for the rest to fit with room for an answer.
+    Instructions and the last turn always stay. A warning says how many messages were left out; a session keeps them.
+    """
+
+class Truncation(_Truncation, metaclass=_TruncationEnumTypeWrapper):
+    """What happens to a conversation that is longer than the context."""
+
+TRUNCATION_UNSPECIFIED: Truncation.ValueType  # 0
+"""Disabled."""
+TRUNCATION_DISABLED: Truncation.ValueType  # 1
+"""It is refused, saying by how many tokens it is too long."""
+TRUNCATION_AUTO: Truncation.ValueType  # 2
+"""The model does not see the oldest turns: as many as have to go for the rest to fit with room for an answer.
+Instructions and the last turn always stay. A warning says how many messages were left out; a session keeps them.
+"""
+Global___Truncation: _TypeAlias = Truncation  # noqa: Y015
+
 class _ToolChoiceMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -115,42 +143,6 @@ TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
 TOOL_CHOICE_MODE_NAMED: ToolChoiceMode.ValueType  # 4
 """A call of the tool `name`."""
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
-
-class _ResponseFormatKind:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ResponseFormatKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResponseFormatKind.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    RESPONSE_FORMAT_KIND_UNSPECIFIED: _ResponseFormatKind.ValueType  # 0
-    """Text."""
-    RESPONSE_FORMAT_KIND_TEXT: _ResponseFormatKind.ValueType  # 1
-    """Any text."""
-    RESPONSE_FORMAT_KIND_JSON_OBJECT: _ResponseFormatKind.ValueType  # 2
-    """Any JSON object."""
-    RESPONSE_FORMAT_KIND_JSON_SCHEMA: _ResponseFormatKind.ValueType  # 3
-    """JSON that satisfies a JSON Schema."""
-    RESPONSE_FORMAT_KIND_REGEX: _ResponseFormatKind.ValueType  # 4
-    """Text that a regular expression matches as a whole."""
-    RESPONSE_FORMAT_KIND_LARK: _ResponseFormatKind.ValueType  # 5
-    """Text of a context-free grammar as llguidance reads Lark's syntax."""
-
-class ResponseFormatKind(_ResponseFormatKind, metaclass=_ResponseFormatKindEnumTypeWrapper):
-    """What an answer looks like."""
-
-RESPONSE_FORMAT_KIND_UNSPECIFIED: ResponseFormatKind.ValueType  # 0
-"""Text."""
-RESPONSE_FORMAT_KIND_TEXT: ResponseFormatKind.ValueType  # 1
-"""Any text."""
-RESPONSE_FORMAT_KIND_JSON_OBJECT: ResponseFormatKind.ValueType  # 2
-"""Any JSON object."""
-RESPONSE_FORMAT_KIND_JSON_SCHEMA: ResponseFormatKind.ValueType  # 3
-"""JSON that satisfies a JSON Schema."""
-RESPONSE_FORMAT_KIND_REGEX: ResponseFormatKind.ValueType  # 4
-"""Text that a regular expression matches as a whole."""
-RESPONSE_FORMAT_KIND_LARK: ResponseFormatKind.ValueType  # 5
-"""Text of a context-free grammar as llguidance reads Lark's syntax."""
-Global___ResponseFormatKind: _TypeAlias = ResponseFormatKind  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
@@ -224,6 +216,9 @@ class ChatRequest(_message.Message):
     PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     SERVER_TOOLS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    MAX_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TRUNCATION_FIELD_NUMBER: _builtins.int
+    ONLY_THESE_TOOLS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Continue or create this session; empty: stateless."""
     expected_turn: _builtins.int
@@ -239,13 +234,21 @@ class ChatRequest(_message.Message):
     n: _builtins.int
     """Answers to the one prompt; absent or 0 means 1. More than 1 needs an empty session_id."""
     logprobs: _builtins.bool
-    """Return the log-probability of each token of reasoning and answers."""
+    """Return the log-probability of each token of reasoning, answers and tool calls' arguments."""
     top_logprobs: _builtins.int
     """Return this many likeliest tokens at each place too, at most 20; needs `logprobs`."""
     parallel_tool_calls: _builtins.bool
-    """Whether the model may call several functions in one turn; absent: as the server is configured."""
+    """Whether the model may call several functions in one turn; false: the turn ends with the first call. Absent: as the
+    server is configured.
+    """
     model: _builtins.str
     """Which model; empty: the one that is served."""
+    max_tool_calls: _builtins.int
+    """Most calls of tools that run on the server in this turn; absent, or more than the server allows: its own bound."""
+    truncation: Global___Truncation.ValueType
+    """What happens to a conversation that is longer than the context."""
+    only_these_tools: _builtins.bool
+    """Use the tools that are named here and no others, even when there are none: the session's are not taken over."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """New messages of this turn; with a session, only what is new."""
@@ -260,20 +263,23 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
-        """Functions that the caller runs. Without any, the session's are used: those of the latest turn that had some."""
+        """Functions that the caller runs. Without any, the session's are used (those of the latest turn that had some), unless
+        `only_these_tools` says otherwise.
+        """
 
     @_builtins.property
     def tool_choice(self) -> Global___ToolChoice:
         """Whether the model must, may or may not call a tool; absent: it may if there are any."""
 
     @_builtins.property
-    def response_format(self) -> Global___ResponseFormat:
+    def response_format(self) -> _generation_pb2.ResponseFormat:
         """What the answer must look like; absent: text. Reasoning and tool calls are not bound by it."""
 
     @_builtins.property
     def server_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tools that run on the server, such as "browser", "python" or an MCP server's name; their calls and results are told
-        as events and the turn goes on. INVALID_ARGUMENT names one that is not configured.
+        as events and the turn goes on. INVALID_ARGUMENT names one that is not configured. Without any, the session's are
+        used, as with `tools`.
         """
 
     def __init__(
@@ -289,7 +295,7 @@ class ChatRequest(_message.Message):
         session_ttl_seconds: _builtins.int | None = ...,
         tools: _abc.Iterable[Global___Tool] | None = ...,
         tool_choice: Global___ToolChoice | None = ...,
-        response_format: Global___ResponseFormat | None = ...,
+        response_format: _generation_pb2.ResponseFormat | None = ...,
         reasoning_budget: _builtins.int | None = ...,
         n: _builtins.int = ...,
         logprobs: _builtins.bool = ...,
@@ -297,13 +303,18 @@ class ChatRequest(_message.Message):
         parallel_tool_calls: _builtins.bool | None = ...,
         server_tools: _abc.Iterable[_builtins.str] | None = ...,
         model: _builtins.str = ...,
+        max_tool_calls: _builtins.int | None = ...,
+        truncation: Global___Truncation.ValueType = ...,
+        only_these_tools: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "response_format", b"response_format", "sampling", b"sampling", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "max_tool_calls", b"max_tool_calls", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "response_format", b"response_format", "sampling", b"sampling", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "logprobs", b"logprobs", "messages", b"messages", "model", b"model", "n", b"n", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "server_tools", b"server_tools", "session_id", b"session_id", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "logprobs", b"logprobs", "max_tool_calls", b"max_tool_calls", "messages", b"messages", "model", b"model", "n", b"n", "only_these_tools", b"only_these_tools", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "server_tools", b"server_tools", "session_id", b"session_id", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs", "truncation", b"truncation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_turn: _TypeAlias = _typing.Literal["expected_turn"]  # noqa: Y015
     _WhichOneofArgType__expected_turn: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn"]  # noqa: Y015
+    _WhichOneofReturnType__max_tool_calls: _TypeAlias = _typing.Literal["max_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__max_tool_calls: _TypeAlias = _typing.Literal["_max_tool_calls", b"_max_tool_calls"]  # noqa: Y015
     _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
     _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
     _WhichOneofReturnType__reasoning_budget: _TypeAlias = _typing.Literal["reasoning_budget"]  # noqa: Y015
@@ -312,6 +323,8 @@ class ChatRequest(_message.Message):
     _WhichOneofArgType__session_ttl_seconds: _TypeAlias = _typing.Literal["_session_ttl_seconds", b"_session_ttl_seconds"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_turn) -> _WhichOneofReturnType__expected_turn | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tool_calls) -> _WhichOneofReturnType__max_tool_calls | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
     @_typing.overload
@@ -380,44 +393,6 @@ class ToolChoice(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
-
-@_typing.final
-class ResponseFormat(_message.Message):
-    """What the answer must look like."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    SCHEMA_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    DESCRIPTION_FIELD_NUMBER: _builtins.int
-    STRICT_FIELD_NUMBER: _builtins.int
-    kind: Global___ResponseFormatKind.ValueType
-    """How it is said."""
-    schema: _builtins.str
-    """The JSON Schema as JSON text, the expression or the grammar; empty for text and any JSON object."""
-    name: _builtins.str
-    """Its name, for the model: letters, digits, '_' and '-', at most 64."""
-    description: _builtins.str
-    """What it is for, for the model."""
-    strict: _builtins.bool
-    """Refuse a schema that cannot be enforced entirely, instead of enforcing what can be."""
-    def __init__(
-        self,
-        *,
-        kind: Global___ResponseFormatKind.ValueType = ...,
-        schema: _builtins.str = ...,
-        name: _builtins.str = ...,
-        description: _builtins.str = ...,
-        strict: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "kind", b"kind", "name", b"name", "schema", b"schema", "strict", b"strict"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ResponseFormat: _TypeAlias = ResponseFormat  # noqa: Y015
 
 @_typing.final
 class TextDelta(_message.Message):
@@ -500,6 +475,7 @@ class ToolCallDelta(_message.Message):
     RECIPIENT_FIELD_NUMBER: _builtins.int
     RUNS_ON_SERVER_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Number of the call in this turn, from 0."""
     id: _builtins.str
@@ -514,6 +490,10 @@ class ToolCallDelta(_message.Message):
     """Whether the server runs it: its result follows as a ToolResult and the turn goes on. In the first piece."""
     message: _builtins.int
     """Number of the message in this turn, from 0."""
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenLogprob]:
+        """The tokens that `arguments` is the text of, when asked for."""
+
     def __init__(
         self,
         *,
@@ -524,10 +504,11 @@ class ToolCallDelta(_message.Message):
         recipient: _builtins.str = ...,
         runs_on_server: _builtins.bool = ...,
         message: _builtins.int = ...,
+        logprobs: _abc.Iterable[_generation_pb2.TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "index", b"index", "message", b"message", "name", b"name", "recipient", b"recipient", "runs_on_server", b"runs_on_server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "index", b"index", "logprobs", b"logprobs", "message", b"message", "name", b"name", "recipient", b"recipient", "runs_on_server", b"runs_on_server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ResponseFormatKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResponseFormatKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResponseFormatKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESPONSE_FORMAT_KIND_UNSPECIFIED: _ResponseFormatKind.ValueType  # 0
+    """Text."""
+    RESPONSE_FORMAT_KIND_TEXT: _ResponseFormatKind.ValueType  # 1
+    """Any text."""
+    RESPONSE_FORMAT_KIND_JSON_OBJECT: _ResponseFormatKind.ValueType  # 2
+    """Any JSON object."""
+    RESPONSE_FORMAT_KIND_JSON_SCHEMA: _ResponseFormatKind.ValueType  # 3
+    """JSON that satisfies a JSON Schema."""
+    RESPONSE_FORMAT_KIND_REGEX: _ResponseFormatKind.ValueType  # 4
+    """Text that a regular expression matches as a whole."""
+    RESPONSE_FORMAT_KIND_LARK: _ResponseFormatKind.ValueType  # 5
+    """Text of a context-free grammar as llguidance reads Lark's syntax."""
+
+class ResponseFormatKind(_ResponseFormatKind, metaclass=_ResponseFormatKindEnumTypeWrapper):
+    """What an answer looks like."""
+
+RESPONSE_FORMAT_KIND_UNSPECIFIED: ResponseFormatKind.ValueType  # 0
+"""Text."""
+RESPONSE_FORMAT_KIND_TEXT: ResponseFormatKind.ValueType  # 1
+"""Any text."""
+RESPONSE_FORMAT_KIND_JSON_OBJECT: ResponseFormatKind.ValueType  # 2
+"""Any JSON object."""
+RESPONSE_FORMAT_KIND_JSON_SCHEMA: ResponseFormatKind.ValueType  # 3
+"""JSON that satisfies a JSON Schema."""
+RESPONSE_FORMAT_KIND_REGEX: ResponseFormatKind.ValueType  # 4
+"""Text that a regular expression matches as a whole."""
+RESPONSE_FORMAT_KIND_LARK: ResponseFormatKind.ValueType  # 5
+"""Text of a context-free grammar as llguidance reads Lark's syntax."""
+Global___ResponseFormatKind: _TypeAlias = ResponseFormatKind  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -236,6 +272,44 @@ class TokenIds(_message.Message):
 Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
+class ResponseFormat(_message.Message):
+    """What the answer must look like."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    STRICT_FIELD_NUMBER: _builtins.int
+    kind: Global___ResponseFormatKind.ValueType
+    """How it is said."""
+    schema: _builtins.str
+    """The JSON Schema as JSON text, the expression or the grammar; empty for text and any JSON object."""
+    name: _builtins.str
+    """Its name, for the model: letters, digits, '_' and '-', at most 64."""
+    description: _builtins.str
+    """What it is for, for the model."""
+    strict: _builtins.bool
+    """Refuse a schema that cannot be enforced entirely, instead of enforcing what can be."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ResponseFormatKind.ValueType = ...,
+        schema: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        strict: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "kind", b"kind", "name", b"name", "schema", b"schema", "strict", b"strict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponseFormat: _TypeAlias = ResponseFormat  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """Raw generation."""
 
@@ -250,6 +324,7 @@ class GenerateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Plain text, encoded without control tokens."""
     logprobs: _builtins.bool
@@ -274,6 +349,10 @@ class GenerateRequest(_message.Message):
     def limits(self) -> Global___Limits:
         """When generation ends."""
 
+    @_builtins.property
+    def response_format(self) -> Global___ResponseFormat:
+        """What the generated text must look like; absent: anything. It ends with one of the model's own end tokens."""
+
     def __init__(
         self,
         *,
@@ -286,10 +365,11 @@ class GenerateRequest(_message.Message):
         request_id: _builtins.str = ...,
         top_logprobs: _builtins.int = ...,
         model: _builtins.str = ...,
+        response_format: Global___ResponseFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "prompt", b"prompt", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "prompt", b"prompt", "response_format", b"response_format", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "logprobs", b"logprobs", "model", b"model", "n", b"n", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "logprobs", b"logprobs", "model", b"model", "n", b"n", "prompt", b"prompt", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
