@@ -126,7 +126,7 @@ class Router:
                 tool_seconds=config.tool_seconds,
             ),
         )
-        generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices)
+        generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices, config.model)
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
         service = InferenceService(generator, chat, models, self.admission, self.metrics, config.max_request_seconds)
         door: Door = OpenDoor()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shoal.router.constraint.build import build_constraint
+from shoal.router.constraint.build import build_constraint, build_text_constraint
 from shoal.router.constraint.check import check
 from shoal.router.constraint.rules import Language, ToolRule, TurnRules
 from shoal.router.harmony.parse import Closed
@@ -170,6 +170,21 @@ def test_what_was_not_demanded_is_not_allowed(rules: TurnRules, turn: str, wrong
 
     assert refused is not None
     assert ids_of(speaker.tokenizer, wrong)[0] == tokens[refused]
+
+
+def test_raw_text_is_of_its_language_to_the_end(speaker: Speaker) -> None:
+    """Without a chat format: the text, whole, then an end token; neither comes too early."""
+    control = speaker.control
+    cursor = speaker.compiler.begin(
+        build_text_constraint(Language.regex("[0-9]+ days?"), (control.return_, control.call))
+    )
+    for token in ids_of(speaker.tokenizer, "12 da"):
+        assert not cursor.advance(control.return_)
+        assert cursor.advance(token)
+    assert cursor.advance(*ids_of(speaker.tokenizer, "y"))
+    assert not cursor.advance(control.end)
+    assert cursor.advance(control.return_)
+    assert cursor.ended
 
 
 def test_a_spent_budget_hands_over_to_the_answer(speaker: Speaker) -> None:

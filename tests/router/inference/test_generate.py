@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 
@@ -294,6 +295,7 @@ async def test_a_slow_reader_is_cut_off(start_cluster: StartCluster) -> None:
     assert trailing(error)["shoal-reason"] == "slow_reader"
 
 
+REGEX = api.RESPONSE_FORMAT_KIND_REGEX
 BAD = [
     (api.GenerateRequest(), "prompt is missing"),
     (api.GenerateRequest(text=""), "prompt is empty"),
@@ -303,6 +305,13 @@ BAD = [
     (api.GenerateRequest(text="x" * 4096), "4096 tokens, 1 too many"),
     (api.GenerateRequest(text="x", sampling=api.Sampling(top_p=2)), "sampling.top_p"),
     (api.GenerateRequest(text="x", limits=api.Limits(stop=[""])), "limits.stop"),
+    (api.GenerateRequest(text="x", response_format=api.ResponseFormat(kind=REGEX, schema="(")), "response_format"),
+    (
+        api.GenerateRequest(
+            text="x", limits=api.Limits(ignore_eos=True), response_format=api.ResponseFormat(kind=REGEX, schema="a")
+        ),
+        "limits.ignore_eos",
+    ),
 ]
 
 
@@ -317,3 +326,28 @@ async def test_bad_requests_name_what_is_wrong(
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert message in (error.details() or "")
     assert cluster.worker.submits == []
+
+
+async def test_another_model_is_not_found(start_cluster: StartCluster) -> None:
+    """A request that names a model which is not served here is NOT_FOUND; the one that is served may be named."""
+    cluster = await start_cluster(saying([1]), model_name="ours")
+    _, error = await failed(cluster.front.inference.Generate(api.GenerateRequest(text="x", model="theirs")))
+    events = await events_of(cluster.front.inference.Generate(api.GenerateRequest(text="x", model="ours")))
+
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert "'theirs'" in (error.details() or "")
+    assert events[-1].WhichOneof("event") == "done"
+
+
+async def test_raw_text_can_be_held_to_a_language(start_cluster: StartCluster) -> None:
+    """The worker is told the language and the model's own end tokens; what cannot be enforced is warned of."""
+    cluster = await start_cluster(saying([1]), welcome={"eos_token_ids": [256, 257]})
+    schema = '{"type":"string","not":{"const":"x"}}'
+    form = api.ResponseFormat(kind=api.RESPONSE_FORMAT_KIND_JSON_SCHEMA, schema=schema)
+    events = await events_of(cluster.front.inference.Generate(api.GenerateRequest(text="x", response_format=form)))
+    (state, end) = cluster.worker.submits[0].constraint.states
+
+    assert [event.warning.code for event in events if event.HasField("warning")] == ["not_enforced"]
+    assert json.loads(schema) == json.loads(state.grammar.source)
+    assert [[256], [257]] == [[piece.id for piece in path.pieces] for path in state.paths]
+    assert not end.paths

@@ -26,6 +26,16 @@ def build_constraint(rules: TurnRules, control: ControlTokens) -> pb.Constraint:
     return _Builder(rules, control).build()
 
 
+def build_text_constraint(language: Language, ends: Iterable[int]) -> pb.Constraint:
+    """Nothing but a text of `language`, and then one of the tokens `ends`. For generation without a chat format."""
+    constraint = pb.Constraint()
+    text, _ = constraint.states.add(), constraint.states.add()
+    text.grammar.CopyFrom(pb.ConstraintGrammar(kind=language.kind, source=language.source))
+    for end in ends:
+        _set(text.paths.add(), (end,), 1)
+    return constraint
+
+
 @dataclass(frozen=True, slots=True)
 class _Mode:
     """How a turn may go on: numbers of the states between which it moves."""

@@ -19,7 +19,8 @@ from shoal.router.http.errors import ParameterError, renaming
 from shoal.router.http.gate import Gate
 from shoal.router.http.reply import DONE, Reply, Stream, error_event, to_event
 from shoal.router.http.rim import Asked
-from shoal.router.http.sampling import Count, Positive, Sampled, limits_of, rename_sampling, sampling_of
+from shoal.router.http.sampling import Count, Positive, Sampled, limits_of, sampling_of
+from shoal.router.http.tools import rename_format, response_format
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 
@@ -36,6 +37,8 @@ class CompletionBody(Sampled):
     stop: str | list[str] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
+    response_format: dict[str, Any] | None = None
+    """As in chat completions; not in OpenAI's API."""
     user: str | None = None
     best_of: int | None = None
     suffix: str | None = None
@@ -55,6 +58,7 @@ def generation_of(body: CompletionBody, request_id: str) -> api.GenerateRequest:
         logprobs=body.logprobs is not None,
         top_logprobs=body.logprobs or 0,
         n=body.n or 1,
+        response_format=response_format(body.response_format) if body.response_format is not None else None,
     )
     prompt = body.prompt
     if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
@@ -150,7 +154,6 @@ class Completions:
     async def create(self, asked: Asked, call: Call) -> Reply | Stream:
         """Whole or in pieces. Raises WireError."""
         body = parse(CompletionBody, asked.body)
-        self._gate.chat.check_model(body.model)
         request = generation_of(body, call.request_id)
         head = Head(id=f"cmpl-{call.work_id}", model=body.model, created=int(time.time()))
         answer = CompletionAnswer(head, echo=request.text if body.echo else "", logprobs=body.logprobs is not None)
@@ -177,7 +180,7 @@ class Completions:
 
 
 def _rename(field: str) -> str:
-    return "prompt" if field in ("tokens", "messages") else rename_sampling(field)
+    return "prompt" if field in ("tokens", "messages") else rename_format(field)
 
 
 def _logprobs(tokens: list[api.TokenLogprob], offsets: list[int]) -> dict[str, Any]:

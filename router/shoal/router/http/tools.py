@@ -9,6 +9,7 @@ from typing import Any
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.http.content import a_string, an_object, one_of, only, wrong_type
 from shoal.router.http.errors import ParameterError
+from shoal.router.http.sampling import rename_sampling
 
 _FUNCTION = frozenset({"name", "description", "parameters", "strict", "type"})
 _MODES = {
@@ -70,6 +71,34 @@ def grammar_format(grammar: Mapping[str, Any], place: str) -> api.ResponseFormat
     syntax = one_of(a_string(grammar, "syntax", place), ("lark", "regex"), f"{place}.syntax")
     kind = api.RESPONSE_FORMAT_KIND_LARK if syntax == "lark" else api.RESPONSE_FORMAT_KIND_REGEX
     return api.ResponseFormat(kind=kind, schema=a_string(grammar, "definition", place))
+
+
+def response_format(asked: Mapping[str, Any]) -> api.ResponseFormat:
+    """What an answer must look like, as completions say it. Raises ParameterError."""
+    place = "response_format"
+    kinds = ("text", "json_object", "json_schema", "grammar")
+    match one_of(a_string(asked, "type", place), kinds, f"{place}.type"):
+        case "json_schema":
+            return json_schema_format(
+                an_object(asked.get("json_schema"), f"{place}.json_schema"), f"{place}.json_schema"
+            )
+        case "grammar":
+            return grammar_format(asked, place)
+        case "json_object":
+            return api.ResponseFormat(kind=api.RESPONSE_FORMAT_KIND_JSON_OBJECT)
+        case _:
+            return api.ResponseFormat(kind=api.RESPONSE_FORMAT_KIND_TEXT)
+
+
+def rename_format(field: str) -> str:
+    """What a caller of completions calls one of our fields.
+
+    >>> rename_format("response_format.schema"), rename_format("sampling.top_p")
+    ('response_format.json_schema.schema', 'top_p')
+    """
+    if field.startswith("response_format.schema"):
+        return field.replace("response_format.schema", "response_format.json_schema.schema", 1)
+    return rename_sampling(field)
 
 
 def tool_choice(choice: object, tools: Sequence[api.Tool], place: str) -> tuple[api.ToolChoice, list[api.Tool]]:

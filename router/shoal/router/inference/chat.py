@@ -14,13 +14,13 @@ from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.call import Call
 from shoal.router.constraint.build import build_constraint
 from shoal.router.constraint.rules import TurnRules
-from shoal.router.errors import FieldError, ModelAbsentError
+from shoal.router.errors import FieldError
 from shoal.router.fleet.backend import Accepted, Backend, ModelFacts, Work
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.message import ChatMessage, Rendered, Run, runs_of
 from shoal.router.inference.merge import merged
 from shoal.router.inference.opening import Opening, Openings
-from shoal.router.inference.resolve import seed_of, worker_limits, worker_sampling
+from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
 from shoal.router.inference.turn import TurnReader
 from shoal.router.metrics import Metrics
 from shoal.router.tokenizer import Tokenizer
@@ -67,7 +67,7 @@ class Chat:
     async def events(self, request: api.ChatRequest, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
         """The events of the turn, each choice's in order. Raises WireError; closing it cancels what runs and stores
         nothing."""
-        self.check_model(request.model)
+        check_model(request.model, self.settings.model)
         count = request.n or 1
         if count > self.settings.max_choices:
             raise FieldError("n", f"is {count}, at most {self.settings.max_choices} are allowed")
@@ -82,14 +82,9 @@ class Chat:
 
     async def prompt(self, request: api.ChatRequest, tenant: str) -> list[int]:
         """The ids that the model would read. Raises as `events`."""
-        self.check_model(request.model)
+        check_model(request.model, self.settings.model)
         opening = await self.openings.open(request, tenant)
         return [token for piece in opening.prompt for token in piece.ids]
-
-    def check_model(self, name: str) -> None:
-        """Raises ModelAbsentError unless that is the model; empty stands for it."""
-        if name and name != self.settings.model:
-            raise ModelAbsentError(f"there is no model {name!r}; served is {self.settings.model!r}")
 
     async def _choice(self, plan: _Plan, work: Work) -> AsyncGenerator[api.ChatResponse, None]:
         """The events of one choice: rounds of generation with calls of the server's tools between them."""

@@ -72,7 +72,7 @@ def read_demands(request: api.ChatRequest, tools: Sequence[api.Tool], runners: S
     for runner in runners:
         tool_rules += rules_of(runner)
     choice, named = _choice(request.tool_choice, tool_rules)
-    answer, formats = _answer(request.response_format)
+    answer, formats = read_answer(request.response_format)
     rules = TurnRules(
         tools=tuple(tool_rules),
         tool_choice=choice,
@@ -127,8 +127,8 @@ def _choice(choice: api.ToolChoice, tools: Sequence[ToolRule]) -> tuple[ToolChoi
     raise FieldError("tool_choice.name", f"names {choice.name!r}, which is not among the tools")
 
 
-def _answer(form: api.ResponseFormat) -> tuple[Language | None, tuple[AnswerFormat, ...]]:
-    """The language that the answer is bound to, and what the model is told of it."""
+def read_answer(form: api.ResponseFormat) -> tuple[Language | None, tuple[AnswerFormat, ...]]:
+    """The language that an answer is bound to, and what the model is told of it. Raises FieldError."""
     free = form.kind in (api.RESPONSE_FORMAT_KIND_UNSPECIFIED, api.RESPONSE_FORMAT_KIND_TEXT)
     if (free or form.kind == api.RESPONSE_FORMAT_KIND_JSON_OBJECT) and form.schema:
         raise FieldError("response_format.schema", "has no meaning for this kind of format")

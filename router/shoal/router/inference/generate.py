@@ -7,19 +7,23 @@ place where it can go on; text that was held back to the end comes in one more, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.router.call import Call
+from shoal.router.constraint.build import build_text_constraint
+from shoal.router.constraint.check import check_off_loop
+from shoal.router.constraint.rules import Language, TurnRules
 from shoal.router.errors import FieldError
 from shoal.router.fleet.backend import Accepted, Backend, ModelFacts, Tokens, Work
 from shoal.router.harmony.message import Run
+from shoal.router.inference.demands import read_answer
 from shoal.router.inference.logprobs import logprobs_of
 from shoal.router.inference.merge import merged
 from shoal.router.inference.numbering import Numbering
-from shoal.router.inference.resolve import seed_of, worker_limits, worker_sampling
+from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
 from shoal.router.inference.stop_text import StopText
 from shoal.router.metrics import Metrics
 from shoal.router.tokenizer import Detokenizer, Tokenizer
@@ -41,17 +45,32 @@ class Generator:
     tokenizer: Tokenizer
     metrics: Metrics
     max_choices: int
+    model: str
+    """What requests may call the model."""
 
     async def events(self, request: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
         """The events of all choices, each choice's in order. Raises WireError; closing it cancels what runs."""
+        check_model(request.model, self.model)
+        answer, _ = read_answer(request.response_format)
+        warnings = () if answer is None else await self._checked(request, answer)
         facts = await self.backend.wait_ready()
-        works = await self._works(request, call, facts)
+        works = await self._works(request, call, facts, answer)
         self.metrics.tokens_in.inc(sum(len(run.ids) for run in works[0].prompt))
-        async with contextlib.aclosing(merged([self._choice(work, request, call) for work in works])) as events:
+        choices = [self._choice(work, request, call, warnings) for work in works]
+        async with contextlib.aclosing(merged(choices)) as events:
             async for event in events:
                 yield event
 
-    async def _works(self, request: api.GenerateRequest, call: Call, facts: ModelFacts) -> list[Work]:
+    @staticmethod
+    async def _checked(request: api.GenerateRequest, answer: Language) -> tuple[str, ...]:
+        """Warnings about what the text shall look like. Raises FieldError."""
+        if request.limits.ignore_eos:
+            raise FieldError("limits.ignore_eos", "has no meaning with response_format, which says where a text ends")
+        return await check_off_loop(TurnRules(answer=answer, answer_field="response_format.schema"))
+
+    async def _works(
+        self, request: api.GenerateRequest, call: Call, facts: ModelFacts, answer: Language | None
+    ) -> list[Work]:
         prompt = await self._prompt(request, facts)
         count = request.n or 1
         if count > self.max_choices:
@@ -72,6 +91,7 @@ class Generator:
                 deadline=call.deadline.unix,
                 cache_salt=call.cache_salt,
                 traceparent=call.traceparent,
+                constraint=build_text_constraint(answer, facts.eos_token_ids) if answer is not None else None,
             )
             for choice in range(count)
         ]
@@ -91,7 +111,7 @@ class Generator:
         return ids
 
     async def _choice(
-        self, work: Work, request: api.GenerateRequest, call: Call
+        self, work: Work, request: api.GenerateRequest, call: Call, warnings: Sequence[str]
     ) -> AsyncGenerator[api.GenerateResponse, None]:
         """The events of one continuation."""
         state = _Continuation(self.tokenizer, work, list(request.limits.stop))
@@ -99,7 +119,8 @@ class Generator:
         async with contextlib.aclosing(self.backend.submit(work)) as outputs:
             async for output in outputs:
                 if isinstance(output, Accepted):
-                    yield state.started(call.request_id, output.worker_id)
+                    for event in state.started(call.request_id, output.worker_id, warnings):
+                        yield event
                     continue
                 meter.tokens(len(output.ids))
                 for event in state.read(output):
@@ -120,9 +141,10 @@ class _Continuation:
         self._numerics_changed = False
         self.over = False
 
-    def started(self, request_id: str, worker: str) -> api.GenerateResponse:
+    def started(self, request_id: str, worker: str, warnings: Sequence[str]) -> list[api.GenerateResponse]:
         started = api.Started(request_id=request_id, seed=self._work.seed, worker=worker)
-        return self._event(started=started)
+        told = [api.Warning(code="not_enforced", message=text) for text in warnings]
+        return [self._event(started=started), *(self._event(warning=warning) for warning in told)]
 
     def read(self, output: Tokens) -> list[api.GenerateResponse]:
         """The events of the worker's output, up to a stop text."""
@@ -157,8 +179,11 @@ class _Continuation:
         self,
         started: api.Started | None = None,
         tokens: api.TokenDelta | None = None,
+        warning: api.Warning | None = None,
         done: api.Done | None = None,
     ) -> api.GenerateResponse:
         cursor = self._numbering.next(self._usage.output_tokens)
         choice = self._work.choice
-        return api.GenerateResponse(cursor=cursor, choice=choice, started=started, tokens=tokens, done=done)
+        return api.GenerateResponse(
+            cursor=cursor, choice=choice, started=started, tokens=tokens, warning=warning, done=done
+        )

@@ -7,7 +7,7 @@ import secrets
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.errors import FieldError, PromptTooLongError
+from shoal.router.errors import FieldError, ModelAbsentError, PromptTooLongError
 from shoal.router.fleet.backend import ModelFacts
 
 MOST_STOPS = 16
@@ -26,6 +26,12 @@ def checked_name(field: str, name: str) -> str:
     if not name.isprintable():
         raise FieldError(field, "has characters that cannot be printed")
     return name
+
+
+def check_model(name: str, served: str) -> None:
+    """Raises ModelAbsentError unless `name` is the model that is served; empty stands for it."""
+    if name and name != served:
+        raise ModelAbsentError(f"there is no model {name!r}; served is {served!r}")
 
 
 def seed_of(sampling: api.Sampling) -> int:

@@ -13,8 +13,8 @@ from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.http.chat.messages import read_messages
 from shoal.router.http.content import a_string, an_object, one_of
 from shoal.router.http.errors import ParameterError
-from shoal.router.http.sampling import Count, Positive, Sampled, Strict, limits_of, rename_sampling, sampling_of
-from shoal.router.http.tools import effort_of, function_tool, grammar_format, json_schema_format, tool_choice
+from shoal.router.http.sampling import Count, Positive, Sampled, Strict, limits_of, sampling_of
+from shoal.router.http.tools import effort_of, function_tool, rename_format, response_format, tool_choice
 
 _NOT_HERE = ("audio", "functions", "function_call", "web_search_options", "moderation")
 _MESSAGE = re.compile(r"messages\[(\d+)\]")
@@ -91,7 +91,7 @@ def turn_of(body: ChatBody, request_id: str) -> Turn:
     choice = None
     if body.tool_choice is not None:
         choice, tools = tool_choice(body.tool_choice, tools, "tool_choice")
-    answer = _format(body.response_format) if body.response_format is not None else None
+    answer = response_format(body.response_format) if body.response_format is not None else None
     request = api.ChatRequest(
         messages=messages,
         request_id=request_id,
@@ -124,9 +124,7 @@ def rename(field: str, places: Sequence[str] = ()) -> str:
         return places[int(found[1])] + field[found.end() :]
     if found := _TOOL.match(field):
         return f"tools[{found[1]}].function.{field[found.end() :]}".rstrip(".")
-    if field.startswith("response_format.schema"):
-        return field.replace("response_format.schema", "response_format.json_schema.schema", 1)
-    return rename_sampling(field)
+    return rename_format(field)
 
 
 def _refuse(body: ChatBody) -> None:
@@ -150,19 +148,3 @@ def _refuse(body: ChatBody) -> None:
 def _tool(tool: dict[str, Any], place: str) -> api.Tool:
     one_of(a_string(tool, "type", place), ("function",), f"{place}.type")
     return function_tool(an_object(tool.get("function"), f"{place}.function"), f"{place}.function")
-
-
-def _format(asked: dict[str, Any]) -> api.ResponseFormat:
-    place = "response_format"
-    kinds = ("text", "json_object", "json_schema", "grammar")
-    match one_of(a_string(asked, "type", place), kinds, f"{place}.type"):
-        case "json_schema":
-            return json_schema_format(
-                an_object(asked.get("json_schema"), f"{place}.json_schema"), f"{place}.json_schema"
-            )
-        case "grammar":
-            return grammar_format(asked, place)
-        case "json_object":
-            return api.ResponseFormat(kind=api.RESPONSE_FORMAT_KIND_JSON_OBJECT)
-        case _:
-            return api.ResponseFormat(kind=api.RESPONSE_FORMAT_KIND_TEXT)
