@@ -104,15 +104,19 @@ def test_tools_are_called_and_answered(stage: Stage, client: openai.OpenAI) -> N
 
 
 def test_several_tools_are_called_in_one_turn(stage: Stage, client: openai.OpenAI) -> None:
-    """Each call has its own name and number, whole and in pieces."""
+    """Each call has its own name and number, whole and in pieces; without parallel calls the first one is all."""
     stage.says(call("weather", '{"city":"Oslo"}') + "<|start|>assistant" + call("weather", '{"city":"Rome"}'))
-    made = client.chat.completions.create(model=stage.model, messages=HELLO, tools=[WEATHER], parallel_tool_calls=True)
-    with client.chat.completions.stream(model=stage.model, messages=HELLO, tools=[WEATHER]) as stream:
+    asked: Any = {"model": stage.model, "messages": HELLO, "tools": [WEATHER]}
+    made = client.chat.completions.create(**asked, parallel_tool_calls=True)
+    with client.chat.completions.stream(**asked, parallel_tool_calls=True) as stream:
         streamed = stream.get_final_completion()
     for completion in (made, streamed):
         calls = completion.choices[0].message.tool_calls or []
         assert ["Oslo", "Rome"] == [json.loads(c.function.arguments)["city"] for c in calls if c.type == "function"]
         assert 2 == len({c.id for c in calls})
+    one = client.chat.completions.create(**asked, parallel_tool_calls=False).choices[0]
+    assert one.finish_reason == "tool_calls"
+    assert 1 == len(one.message.tool_calls or [])
 
 
 def test_a_named_tool_is_demanded_of_the_worker(stage: Stage, client: openai.OpenAI) -> None:

@@ -117,3 +117,30 @@ def test_a_conversation_is_kept(real: Stage, client: openai.OpenAI) -> None:
     )
     assert second.usage is not None
     assert second.usage.input_tokens_details.cached_tokens > 0
+
+
+def test_noise_calls_several_tools_where_it_may(real: Stage, client: openai.OpenAI) -> None:
+    """A model that would rather go on than end its turn: in parallel it calls again and again, each time as the schema
+    wants it; without, the turn ends with its first call."""
+    control = real.tokenizer.control
+    reluctant = [control["<|return|>"], control["<|channel|>"], *real.tokenizer.encode("f")]
+    tool: Any = {"type": "function", "function": {"name": "paint", "parameters": Fish.model_json_schema()}}
+    asked: Any = {
+        "model": real.model,
+        "messages": [{"role": "user", "content": "Paint!"}],
+        "tools": [tool],
+        "tool_choice": "required",
+        "logit_bias": {str(token): -100 for token in reluctant},
+        "max_tokens": 250,
+        "seed": 8,
+    }
+    several = client.chat.completions.create(**asked, parallel_tool_calls=True).choices[0]
+    one = client.chat.completions.create(**asked, parallel_tool_calls=False).choices[0]
+    calls = several.message.tool_calls or []
+
+    assert len(calls) > 1
+    whole = calls if several.finish_reason == "tool_calls" else calls[:-1]  # the last one may be cut off
+    for call in whole:
+        assert call.type == "function"
+        Fish.model_validate(json.loads(call.function.arguments))
+    assert (one.finish_reason, len(one.message.tool_calls or [])) == ("tool_calls", 1)

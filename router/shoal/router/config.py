@@ -55,6 +55,9 @@ class RouterConfig:
     well_formed: bool = False
     """Have workers keep the headers of every turn well-formed, also where no tool or format is asked for. Costs a mask
     per token; without it the parser repairs what a model gets wrong."""
+    parallel_tool_calls: bool = False
+    """Ask the model for more calls after a function call where a request does not say. GPT-OSS was trained to wait for
+    the result of each."""
     tool_rounds: int = 16
     """Most calls of the server's tools in one turn."""
     tool_seconds: float = 120.0

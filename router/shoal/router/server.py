@@ -116,6 +116,7 @@ class Router:
                 ttl_seconds=config.session_ttl_seconds,
                 max_ttl_seconds=config.max_session_ttl_seconds,
                 today=lambda: datetime.now(UTC).date().isoformat(),
+                parallel_calls=config.parallel_tool_calls,
             ),
             metrics=self.metrics,
             settings=ChatSettings(

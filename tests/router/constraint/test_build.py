@@ -37,7 +37,13 @@ def rules_strategy() -> st.SearchStrategy[tuple[TurnRules, dict[str, Schema], Sc
     """Everything that can be demanded at once, with the schemas by recipient and of the answer."""
 
     def made(
-        tools: list[Schema], choice: Any, named: bool, answer: Schema | None, budget: int | None, preambles: bool
+        tools: list[Schema],
+        choice: Any,
+        named: bool,
+        answer: Schema | None,
+        budget: int | None,
+        preambles: bool,
+        parallel: bool,
     ) -> tuple[TurnRules, dict[str, Schema], Schema | None]:
         by_name = {f"functions.t{'_x' * i}": schema for i, schema in enumerate(tools)}
         rules = TurnRules(
@@ -47,6 +53,7 @@ def rules_strategy() -> st.SearchStrategy[tuple[TurnRules, dict[str, Schema], Sc
             answer=Language.json_schema(answer) if answer is not None else None,
             reasoning_budget=budget,
             preambles=preambles,
+            parallel=parallel,
         )
         return rules, by_name, answer
 
@@ -58,12 +65,14 @@ def rules_strategy() -> st.SearchStrategy[tuple[TurnRules, dict[str, Schema], Sc
         st.none() | schemas(),
         st.none() | st.integers(0, 30),
         st.booleans(),
+        st.booleans(),
     )
 
 
 def obeys(messages: list[Closed], rules: TurnRules, tools: dict[str, Schema], answer: Schema | None) -> None:
     """Assert everything that the rules promise of a turn."""
-    *before, last = messages
+    calls = [m for m in messages if m.header.recipient]
+    before, last = (messages[: -len(calls)], calls[-1]) if calls else (messages[:-1], messages[-1])
     spent = sum(len(m.content_ids) for m in messages if m.header.channel == "analysis")
 
     assert all(m.header.recipient == "" and m.header.channel in ("analysis", "commentary") for m in before)
@@ -71,13 +80,14 @@ def obeys(messages: list[Closed], rules: TurnRules, tools: dict[str, Schema], an
         assert spent <= rules.reasoning_budget
     if not rules.preambles:
         assert all(m.header.channel == "analysis" for m in before)
-    if last.header.recipient:
-        assert last.header.channel == "commentary"
-        assert last.header.content_type == "json"
+    assert len(calls) <= 1 or (rules.parallel and not rules.named)
+    for call in calls:
+        assert call.header.channel == "commentary"
+        assert call.header.content_type == "json"
         assert rules.tool_choice != "none" or rules.named
-        assert last.header.recipient == rules.named or not rules.named
-        assert valid(last.text, tools[last.header.recipient])
-    else:
+        assert call.header.recipient == rules.named or not rules.named
+        assert valid(call.text, tools[call.header.recipient])
+    if not calls:
         assert last.header.channel == "final"
         assert not rules.must_call
         if answer is not None:
@@ -94,7 +104,10 @@ def test_any_turn_under_any_rules_is_as_demanded(
     rules, tools, answer = demand
     check(rules)
 
-    obeys(speaker.read(speaker.say(rules, seed)), rules, tools, answer)
+    said = speaker.say(rules, seed)
+    if rules.repeatable and speaker.control.call in said:  # what comes after the last call is left out
+        said = said[: len(said) - said[::-1].index(speaker.control.call)]
+    obeys(speaker.read(said), rules, tools, answer)
 
 
 def test_a_full_size_vocabulary_is_served_alike(tmp_path: Path) -> None:
@@ -125,6 +138,18 @@ ALLOWED = [
     (TurnRules(answer=Language.json_object()), '<|channel|>final<|message|>{\n  "a": [1, null]\n}<|return|>'),
     (TurnRules(tools=(ToolRule("python", channel="analysis", content_type="code"),)),
      "<|channel|>analysis to=python code<|message|>print(1)<|call|>"),
+    (TurnRules(tools=TOOLS, parallel=True),
+     f"<|channel|>commentary to=functions.weather {CITY}<|start|>assistant<|channel|>commentary"
+     f" to=functions.weather {CITY}<|start|>assistant to=functions.weather<|channel|>commentary {CITY}"
+     "<|start|>assistant<|channel|>analysis"),
+    (TurnRules(tools=TOOLS, parallel=True),
+     f"<|channel|>commentary to=functions.weather {CITY}<|start|>assistant<|channel|>commentary<|message|>"),
+    (TurnRules(tools=TOOLS, parallel=True), f"<|channel|>commentary to=functions.weather {CITY}<|start|>functions"),
+    (TurnRules(tools=TOOLS, parallel=True), f"<|channel|>commentary to=functions.weather {CITY}<|return|>"),
+    (TurnRules(tools=TOOLS, parallel=True, named="functions.weather"),
+     f"<|channel|>commentary to=functions.weather {CITY}"),
+    (TurnRules(tools=(*TOOLS, ToolRule("python", channel="analysis", content_type="code", on_server=True)),
+               parallel=True), "<|channel|>analysis to=python code<|message|>print(1)<|call|>"),
 ]  # fmt: skip
 
 
@@ -154,6 +179,12 @@ REFUSED = [
      "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>final", "f"),
     (TurnRules(answer=Language.json_schema(ANSWER)), "<|channel|>commentary", "c"),
     (TurnRules(preambles=False), "<|channel|>commentary", "c"),
+    (TurnRules(tools=TOOLS), f"<|channel|>commentary to=functions.weather {CITY}<|start|>", "<|start|>"),
+    (TurnRules(tools=TOOLS, parallel=True),
+     f"<|channel|>commentary to=functions.weather {CITY}<|start|>user", "u"),
+    (TurnRules(tools=(*TOOLS, ToolRule("python", channel="analysis", content_type="code", on_server=True)),
+               parallel=True),
+     f"<|channel|>commentary to=functions.weather {CITY}<|start|>assistant to=python", "p"),
     (TurnRules(reasoning_budget=0), "<|channel|>analysis", "a"),
     (TurnRules(reasoning_budget=2), "<|channel|>analysis<|message|>hmm", "m"),
     (TurnRules(reasoning_budget=2), "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>a", "a"),

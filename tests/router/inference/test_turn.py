@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,12 +24,18 @@ _WORDS = (
 )  # fmt: skip
 
 
-def reader(tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> TurnReader:
+def reader(tokenizer: Tokenizer, stops: tuple[str, ...] = (), *, parallel: bool = False) -> TurnReader:
     """For which the server runs python."""
     control = ControlTokens.of(tokenizer.control)
     renderer = Renderer(tokenizer, control)
     return TurnReader(
-        tokenizer, control, renderer, stops=stops, call_prefix="c", on_server=lambda recipient: recipient == "python"
+        tokenizer,
+        control,
+        renderer,
+        stops=stops,
+        call_prefix="c",
+        parallel=parallel,
+        on_server=lambda recipient: recipient == "python",
     )
 
 
@@ -37,9 +46,11 @@ def tokens(ids: list[int], begin: int, end: int, last: bool, logprobs: bool = Tr
     return Tokens(begin, chosen, tuple(-float(t) for t in chosen) if logprobs else (), finish)
 
 
-def read(tokenizer: Tokenizer, ids: list[int], cuts: list[int], stops: tuple[str, ...]) -> list[api.ChatResponse]:
+def read(
+    tokenizer: Tokenizer, ids: list[int], cuts: list[int], stops: tuple[str, ...], parallel: bool
+) -> list[api.ChatResponse]:
     """The events of the ids in chunks that end at the cuts."""
-    turn, events, begin = reader(tokenizer, stops), [], 0
+    turn, events, begin = reader(tokenizer, stops, parallel=parallel), [], 0
     for end in [*sorted(min(cut, len(ids)) for cut in cuts), len(ids)]:
         if turn.finish is None:
             events += turn.read(tokens(ids, begin, end, last=False))
@@ -65,10 +76,11 @@ def test_chunks_do_not_matter(data: st.DataObject, tokenizer: Tokenizer) -> None
     ids = data.draw(any_ids(tokenizer))
     cuts = data.draw(st.lists(st.integers(0, 80), max_size=6))
     stops = data.draw(st.sampled_from([(), ("STOP",), ("é", "STOP")]))
-    whole = read(tokenizer, ids, [], stops)
+    parallel = data.draw(st.booleans())
+    whole = read(tokenizer, ids, [], stops, parallel)
 
-    assert read(tokenizer, ids, cuts, stops) == whole
-    assert read(tokenizer, ids, list(range(len(ids))), stops) == whole
+    assert read(tokenizer, ids, cuts, stops, parallel) == whole
+    assert read(tokenizer, ids, list(range(len(ids))), stops, parallel) == whole
     cursors = [(event.cursor.offset, event.cursor.k) for event in whole]
     assert cursors == sorted(set(cursors))
 
@@ -78,7 +90,7 @@ def test_chunks_do_not_matter(data: st.DataObject, tokenizer: Tokenizer) -> None
 def test_what_is_streamed_is_what_is_kept(data: st.DataObject, tokenizer: Tokenizer) -> None:
     """The pieces of each message concatenate to the message that history keeps, by channel and kind."""
     ids = data.draw(any_ids(tokenizer))
-    turn = reader(tokenizer)
+    turn = reader(tokenizer, parallel=data.draw(st.booleans()))
     events = turn.read(tokens(ids, 0, len(ids), last=True))
     pieces: dict[int, str] = {}
     for event in events:
@@ -92,7 +104,8 @@ def test_what_is_streamed_is_what_is_kept(data: st.DataObject, tokenizer: Tokeni
 
     assert pieces == {i: message.content for i, message in enumerate(turn.messages) if message.content}
     usage = turn.usage
-    assert usage.output_tokens == len(ids)
+    waits = turn.finish == api.FINISH_REASON_TOOL_CALL  # what follows the last call is not read
+    assert usage.output_tokens == len(ids) or (waits and usage.output_tokens < len(ids))
     assert usage.reasoning_tokens + usage.answer_tokens + usage.commentary_tokens <= usage.output_tokens
 
 
@@ -118,3 +131,75 @@ def test_well_formed_turns_are_kept_id_by_id(data: st.DataObject, tokenizer: Tok
     first = turn.messages[0].rendered
     assert first is not None
     assert first.first == len(ids_of(tokenizer, "<|start|>assistant"))
+
+
+CALL_F = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
+FURTHER = [
+    ("", [True]),
+    (f"<|start|>assistant{CALL_F}", [True, True]),
+    (
+        f"<|start|>assistant{CALL_F}<|start|>assistant to=functions.g<|channel|>commentary<|message|>1<|call|>",
+        [True] * 3,
+    ),
+    ("<|start|>assistant<|channel|>analysis", [True]),
+    ("<|start|>assistant<|channel|>final<|message|>Done.<|return|>", [True]),
+    ("<|start|>assistant to=python<|channel|>analysis code<|message|>1<|call|>", [True]),
+    ("<|start|>functions.f to=assistant<|channel|>commentary<|message|>invented<|end|>", [True]),
+    ("<|return|>", [True]),
+    ("<|start|>assistant<|message|><|end|>", [True]),
+]
+
+
+@pytest.mark.parametrize(("further", "calls"), FURTHER, ids=[further for further, _ in FURTHER])
+def test_what_follows_a_call_is_another_call_or_nothing(further: str, calls: list[bool], tokenizer: Tokenizer) -> None:
+    """In parallel every further call counts; the first thing that is none ends the turn and leaves no trace."""
+    ids = ids_of(tokenizer, CALL_F + further)
+    turn = reader(tokenizer, parallel=True)
+    events = turn.read(tokens(ids, 0, len(ids), last=True))
+    told = [event.tool_call for event in events if event.WhichOneof("event") == "tool_call"]
+
+    assert [bool(message.recipient) for message in turn.messages] == calls
+    assert [call.index for call in told if call.id] == list(range(len(calls)))
+    assert len({call.id for call in told if call.id}) == len(calls)
+    assert all(event.WhichOneof("event") == "tool_call" for event in events)
+    assert turn.finish == api.FINISH_REASON_TOOL_CALL
+
+
+def test_without_parallel_calls_the_first_one_ends_the_turn(tokenizer: Tokenizer) -> None:
+    """Whatever a worker goes on to say, even in the same step."""
+    ids = ids_of(tokenizer, f"{CALL_F}<|start|>assistant{CALL_F}")
+    turn = reader(tokenizer)
+    turn.read(tokens(ids, 0, len(ids), last=False))
+
+    assert turn.finish == api.FINISH_REASON_TOOL_CALL
+    assert [message.recipient for message in turn.messages] == ["functions.f"]
+    assert turn.usage.output_tokens == len(ids_of(tokenizer, CALL_F))
+
+
+def test_arguments_have_log_probabilities(tokenizer: Tokenizer) -> None:
+    """One per token of the arguments, beside the text that it completes."""
+    ids = ids_of(tokenizer, CALL_F)
+    turn = reader(tokenizer)
+    events = turn.read(tokens(ids, 0, len(ids), last=True))
+    told = [t for event in events for t in event.tool_call.logprobs]
+
+    assert [token.id for token in told] == tokenizer.encode("{}")
+    assert [token.logprob for token in told] == [-float(t) for t in tokenizer.encode("{}")]
+
+
+def test_no_more_input_is_cached_than_there_is(tokenizer: Tokenizer) -> None:
+    """A later round finds what was generated in the cache too; that is output, and counted once."""
+    ids = ids_of(tokenizer, " to=python<|channel|>analysis code<|message|>1<|call|>")
+    turn = reader(tokenizer)
+    turn.usage.input_tokens = 20
+    turn.read(replace(tokens(ids, 0, len(ids), last=True), cached_tokens=16))
+    turn.answered("42", failed=False)
+    answered = ids_of(
+        tokenizer, "<|start|>python to=assistant<|channel|>analysis<|message|>42<|end|><|start|>assistant"
+    )
+    final = ids_of(tokenizer, "<|channel|>final<|message|>42<|return|>")
+    turn.read(replace(tokens(final, 0, len(final), last=True), cached_tokens=20 + len(ids)))
+
+    assert turn.usage.cached_tokens == 16
+    assert turn.usage.input_tokens == 20 + len(answered)
+    assert turn.usage.output_tokens == len(ids) + len(final)

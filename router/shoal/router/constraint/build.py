@@ -5,6 +5,12 @@
            ─▶ FINAL    ── <|return|> ─▶ END                          (the answer's language)
            ─▶ CALL     ── <|call|>   ─▶ END                          (one such state per tool, with its arguments)
 
+With parallel calls the model is asked, after a call of the caller's functions, what it would say next if it had not to
+wait. Another call is taken; whatever else it begins ends the turn, and is left out.
+
+    CALL ── <|call|> ─▶ MORE ── <|start|>assistant, a call's header ─▶ CALL
+                             ── <|start|>assistant, any other channel; <|start|>functions; <|return|> ─▶ END
+
 Headers cannot be malformed and no other control token can be generated. Where the answer has a language, words for the
 user may only lead to a call: beside an answer in JSON they would spoil it for whoever concatenates what is said.
 """
@@ -57,12 +63,33 @@ class _Builder:
         rules = self._rules
         free, bound = self._mode(), self._mode() if self._binds else None
         self._end = self._state()
-        final = self._message(rules.answer, self._control.return_) if not rules.must_call else None
-        calls = [(tool, self._message(tool.arguments, self._control.call)) for tool in rules.callable]
+        final = self._message(rules.answer, self._control.return_, self._end) if not rules.must_call else None
+        calls = self._calls()
         self._fill(free, bound or free, final, calls)
         if bound is not None:
             self._fill(bound, bound, None, calls)
         return self._constraint
+
+    def _calls(self) -> list[tuple[ToolRule, int]]:
+        """Each tool that may be called, with the state of its arguments."""
+        rules, c = self._rules, self._control
+        more = self._state() if rules.repeatable else None
+        calls = []
+        for tool in rules.callable:
+            after = more if more is not None and tool in rules.repeatable else self._end
+            calls.append((tool, self._message(tool.arguments, c.call, after)))
+        if more is None:
+            return calls
+        for tool, state in calls:
+            if tool in rules.repeatable:
+                for header in self._call_headers(tool):
+                    self._way(more, _joined(c.start, "assistant", *header), state)
+        for channel in ("analysis", "final"):
+            self._way(more, (c.start, "assistant", c.channel, channel), self._end)
+        self._way(more, (c.start, "assistant", c.channel, "commentary", c.message), self._end)
+        self._way(more, (c.start, "functions"), self._end)
+        self._way(more, (c.return_,), self._end)
+        return calls
 
     @property
     def _binds(self) -> bool:
@@ -113,15 +140,15 @@ class _Builder:
         self._constraint.states.add()
         return len(self._constraint.states) - 1
 
-    def _message(self, language: Language | None, last: int) -> int:
-        """A state whose text is of `language` and which ends the turn with the token `last`."""
+    def _message(self, language: Language | None, last: int, after: int) -> int:
+        """A state whose text is of `language` and from which the token `last` leads to the state `after`."""
         number = self._state()
         state = self._constraint.states[number]
         if language is None:
             state.any.SetInParent()
         else:
             state.grammar.CopyFrom(pb.ConstraintGrammar(kind=language.kind, source=language.source))
-        self._way(number, (last,), self._end)
+        self._way(number, (last,), after)
         return number
 
     def _way(self, start: int, pieces: tuple[Piece, ...], end: int) -> None:

@@ -59,6 +59,8 @@ class ToolRule:
     """Written after `<|constrain|>`; for the built-in tools "code", as a word of the header."""
     field: str = ""
     """Where the client named it, for messages."""
+    on_server: bool = False
+    """Whether the server answers calls of it, so that the model waits for the result in the middle of its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class TurnRules:
     """What the answer on the final channel may say; None: anything."""
     reasoning_budget: int | None = None
     """Most tokens of reasoning; 0: none at all."""
+    parallel: bool = False
+    """Whether the model is asked for more calls after one, before it has seen a result."""
     preambles: bool = True
     """Whether words for the user may precede a call (on commentary, without a recipient)."""
     answer_field: str = "response_format"
@@ -84,6 +88,11 @@ class TurnRules:
         if self.named:
             return tuple(tool for tool in self.tools if tool.recipient == self.named)
         return () if self.tool_choice == "none" else self.tools
+
+    @property
+    def repeatable(self) -> tuple[ToolRule, ...]:
+        """The tools after whose calls the model is asked for more. A tool that was named is called once."""
+        return tuple(t for t in self.callable if not t.on_server) if self.parallel and not self.named else ()
 
     @property
     def must_call(self) -> bool:

@@ -131,6 +131,7 @@ class Chat:
             stops=list(plan.request.limits.stop),
             call_prefix=f"call_{plan.call.work_id[:12]}_{choice}",
             choice=work.choice,
+            parallel=bool(plan.opening.demands.rules.repeatable),
             on_server=lambda recipient: any(serves(runner, recipient) for runner in plan.opening.demands.runners),
         )
         reader.usage.input_tokens = sum(len(run.ids) for run in work.prompt)
@@ -182,7 +183,12 @@ class Chat:
                 request.sampling, plan.facts, logprobs=request.logprobs, top_logprobs=request.top_logprobs
             ),
             limits=worker_limits(
-                limits, sum(len(run.ids) for run in runs), plan.facts, stop_ids=self.control.stops, stop_bytes=False
+                limits,
+                sum(len(run.ids) for run in runs),
+                plan.facts,
+                stop_ids=self.control.stops,
+                stop_bytes=False,
+                go_on_after=(self.control.call,) if rules.repeatable else (),
             ),  # stop texts are looked for in the answer alone, which only we can tell from reasoning
             deadline=call.deadline.unix,
             cache_salt=call.cache_salt,

@@ -16,7 +16,7 @@ from shoal.router.constraint.rules import Language, ToolChoice, ToolRule, TurnRu
 from shoal.router.errors import FieldError
 from shoal.router.harmony.namespace import FUNCTIONS, Function, Namespace
 from shoal.router.harmony.preface import AnswerFormat
-from shoal.router.tools.runner import ToolRunner, rules_of, serves
+from shoal.router.tools.runner import ToolRunner, rules_of
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -58,12 +58,16 @@ class Demands:
             rules = replace(rules, reasoning_budget=max(0, rules.reasoning_budget - reasoned))
         if may_call:
             return rules
-        own = tuple(tool for tool in rules.tools if not any(serves(r, tool.recipient) for r in self.runners))
-        return replace(rules, tools=own)
+        return replace(rules, tools=tuple(tool for tool in rules.tools if not tool.on_server))
 
 
-def read_demands(request: api.ChatRequest, tools: Sequence[api.Tool], runners: Sequence[ToolRunner]) -> Demands:
-    """The demands of a turn with these tools. Raises FieldError; whether grammars can be enforced is checked later."""
+def read_demands(
+    request: api.ChatRequest, tools: Sequence[api.Tool], runners: Sequence[ToolRunner], *, parallel: bool = False
+) -> Demands:
+    """The demands of a turn with these tools. Raises FieldError; whether grammars can be enforced is checked later.
+
+    `parallel`: whether several calls in one turn are allowed where the request does not say.
+    """
     functions, tool_rules = [], []
     for index, tool in enumerate(tools):
         function, rule = _tool(f"tools[{index}]", tool)
@@ -78,6 +82,7 @@ def read_demands(request: api.ChatRequest, tools: Sequence[api.Tool], runners: S
         tool_choice=choice,
         named=named,
         answer=answer,
+        parallel=request.parallel_tool_calls if request.HasField("parallel_tool_calls") else parallel,
         reasoning_budget=request.reasoning_budget if request.HasField("reasoning_budget") else None,
         answer_field="response_format.schema",
     )

@@ -60,6 +60,8 @@ class Openings:
     max_ttl_seconds: int
     today: Callable[[], str]
     """The date, YYYY-MM-DD."""
+    parallel_calls: bool = False
+    """Whether the model may call several functions in one turn where a request does not say."""
 
     async def open(self, request: api.ChatRequest, tenant: str) -> Opening:
         """Raises FieldError for whatever is wrong with the request, TurnConflictError, SessionsAwayError."""
@@ -73,7 +75,7 @@ class Openings:
         new = read_messages(request.messages, first_turn=number == 0, calls=calls_of(history))
         kept = session.info.tools if session is not None else ""
         tools = list(request.tools) or tools_from_text(kept)
-        demands = read_demands(request, tools, runners)
+        demands = read_demands(request, tools, runners, parallel=self.parallel_calls)
         warnings = await check_off_loop(demands.rules) if demands.rules != TurnRules() else ()
         settings = SystemSettings(
             date=session.info.date if session is not None else self.today(),

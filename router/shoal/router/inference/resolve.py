@@ -66,10 +66,17 @@ def worker_sampling(
 
 
 def worker_limits(
-    limits: api.Limits, prompt_tokens: int, facts: ModelFacts, *, stop_ids: tuple[int, ...], stop_bytes: bool
+    limits: api.Limits,
+    prompt_tokens: int,
+    facts: ModelFacts,
+    *,
+    stop_ids: tuple[int, ...],
+    stop_bytes: bool,
+    go_on_after: tuple[int, ...] = (),
 ) -> pb.WorkerLimits:
     """Limits within the context. `stop_ids` end a turn besides the model's own end tokens, unless those are ignored;
-    `stop_bytes` says whether the worker watches for the stop texts too.
+    `stop_bytes` says whether the worker watches for the stop texts too; `go_on_after` are end tokens that end nothing
+    here.
 
     Raises FieldError, and PromptTooLongError when there is no room for one token.
     """
@@ -88,7 +95,7 @@ def worker_limits(
     for token in limits.stop_token_ids:
         if token >= facts.vocab_size:
             raise FieldError("limits.stop_token_ids", f"names token {token}, the vocabulary has {facts.vocab_size}")
-    ends = () if limits.ignore_eos else (*facts.eos_token_ids, *stop_ids)
+    ends = set() if limits.ignore_eos else {*facts.eos_token_ids, *stop_ids}.difference(go_on_after)
     return pb.WorkerLimits(
         max_tokens=most,
         min_tokens=limits.min_tokens,

@@ -19,6 +19,9 @@ from shoal.router.inference.numbering import Numbering
 from shoal.router.inference.stop_text import StopText
 from shoal.router.tokenizer import Tokenizer
 
+MOST_CALLS = 64
+"""Calls in one turn, after which it ends."""
+
 _FUNCTIONS = "functions."
 
 
@@ -26,7 +29,8 @@ class TurnReader:
     """Reads the tokens of one choice of a turn. The events depend on the token sequence alone.
 
     Stop texts apply to what the end user sees, not to reasoning or to tool calls. A turn in which the server runs tools
-    is several rounds of tokens: `next_round` begins another.
+    is several rounds of tokens: `answered` begins another. A call ends the round, unless calls are parallel: then only
+    what is no call of the caller's functions ends it, and is left out.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class TurnReader:
         stops: Sequence[str],
         call_prefix: str,
         choice: int = 0,
+        parallel: bool = False,
         on_server: Callable[[str], bool] = lambda recipient: False,
     ) -> None:
         """`call_prefix` begins the names of tool calls; `on_server` tells by the recipient which ones the server
@@ -45,13 +50,15 @@ class TurnReader:
         self._tokenizer, self._control, self._renderer = tokenizer, control, renderer
         self._parser = parse.Parser(tokenizer, control)
         self._stops, self._call_prefix = stops, call_prefix
-        self._choice, self._on_server = choice, on_server
+        self._choice, self._parallel, self._on_server = choice, parallel, on_server
         self._stop = StopText(stops)
         self._shown = ""
         self._numbering = Numbering()
         self._message = -1
         self._calls = -1
-        self._called = False
+        self._called = False  # the message that was read last is a whole call
+        self._between: list[parse.Repaired] | None = None  # after a call, until it is clear that another one follows
+        self._rounds = 0
         self._pending: list[api.TokenLogprob] = []  # of tokens whose text is not told yet
         self.usage = api.Usage()
         self.numerics_changed = False
@@ -76,7 +83,8 @@ class TurnReader:
 
     def read(self, output: Tokens) -> list[api.ChatResponse]:
         """The events of the worker's output. With the last one `finish` is set."""
-        self.usage.cached_tokens = max(self.usage.cached_tokens, output.cached_tokens)
+        if not self._rounds:  # later prompts hold what was generated, which is not input
+            self.usage.cached_tokens = max(self.usage.cached_tokens, output.cached_tokens)
         self.numerics_changed |= output.numerics_changed
         events: list[api.ChatResponse] = []
         told = logprobs_of(output, self._tokenizer)
@@ -87,14 +95,14 @@ class TurnReader:
             if told and self._parser.open_ids == before + 1:
                 self._pending.append(told[index])
             events += self._tell(read)
-            if self._stop.reached:
-                self.finish = api.FINISH_REASON_STOP
+            if self.finish is not None:
                 return events
         if output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED:
             events += self._tell(self._parser.finish())
-            self.finish = FINISH[output.finish]
-            if self._called and self.finish == api.FINISH_REASON_STOP:
-                self.finish = api.FINISH_REASON_TOOL_CALL
+            if self.finish is None:
+                self.finish = FINISH[output.finish]
+                if self._between is not None or (self._called and self.finish == api.FINISH_REASON_STOP):
+                    self.finish = api.FINISH_REASON_TOOL_CALL
         return events
 
     def done(self) -> api.Done:
@@ -114,16 +122,25 @@ class TurnReader:
         )
         rendered = self._renderer.message(result)
         self.messages.append(replace(result, rendered=rendered))
-        self.usage.input_tokens += len(rendered.ids)
+        self.usage.input_tokens += len(rendered.ids) + len(self._renderer.opening)
+        self._rounds += 1
         self._parser, self._stop = parse.Parser(self._tokenizer, self._control), StopText(self._stops)
-        self.finish, self._called = None, False
+        self.finish, self._called, self._between = None, False, None
         told = api.ToolResult(index=self._calls, id=call.call_id, name=call.recipient, content=content, failed=failed)
         return self.event(tool_result=told)
 
     def _tell(self, read: list[parse.Event]) -> list[api.ChatResponse]:
         events: list[api.ChatResponse] = []
         for item in read:
-            if self._stop.reached:
+            if self._between is not None:
+                if isinstance(item, parse.Repaired):
+                    self._between.append(item)
+                    continue
+                if isinstance(item, parse.Opened) and not item.header.recipient.startswith(_FUNCTIONS):
+                    self.finish = api.FINISH_REASON_TOOL_CALL
+                events += [] if self.finish is not None else [self._repaired(held) for held in self._between]
+                self._between = None
+            if self.finish is not None:
                 break
             match item:
                 case parse.Opened(header=header):
@@ -135,9 +152,14 @@ class TurnReader:
                     events += self._delta(header, text)
                 case parse.Closed():
                     events += self._closed(item)
-                case parse.Repaired(code=code, message=message):
-                    events.append(self.event(warning=api.Warning(code=code, message=message)))
+                case parse.Repaired():
+                    events.append(self._repaired(item))
+            if self._stop.reached:
+                self.finish = api.FINISH_REASON_STOP
         return events
+
+    def _repaired(self, repaired: parse.Repaired) -> api.ChatResponse:
+        return self.event(warning=api.Warning(code=repaired.code, message=repaired.message))
 
     def _opened_call(self, header: Header) -> api.ChatResponse:
         self._calls += 1
@@ -157,7 +179,7 @@ class TurnReader:
 
     def _delta(self, header: Header, text: str) -> list[api.ChatResponse]:
         if header.recipient:
-            piece = api.ToolCallDelta(index=self._calls, arguments=text, message=self._message)
+            piece = api.ToolCallDelta(index=self._calls, arguments=text, message=self._message, logprobs=self._told())
             return [self.event(tool_call=piece)]
         if header.channel == "analysis":
             thought = api.ReasoningDelta(text=text, logprobs=self._told(), message=self._message)
@@ -179,9 +201,16 @@ class TurnReader:
 
     def _closed(self, closed: parse.Closed) -> list[api.ChatResponse]:
         held = self._stop.finish()
-        self._called = closed.end == self._control.call
+        recipient = closed.header.recipient
+        self._called = bool(recipient) and closed.end is not None
         self._count(closed.header, len(closed.content_ids))
         self._keep(closed.header, closed.text, closed)
+        if recipient and closed.end == self._control.call:
+            mine = recipient.startswith(_FUNCTIONS) and not self._on_server(recipient)
+            if self._parallel and mine and self._calls + 1 < MOST_CALLS:
+                self._between = []
+            else:
+                self.finish = api.FINISH_REASON_TOOL_CALL
         return [self._text(closed.header, held)] if held else []
 
     def _count(self, header: Header, tokens: int) -> None:

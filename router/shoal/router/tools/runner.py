@@ -91,7 +91,7 @@ def rules_of(runner: ToolRunner) -> list[ToolRule]:
     """What calls of a runner's tools look like."""
     namespace, field = runner.namespace, f"server_tools.{runner.namespace.name}"
     if not namespace.functions:
-        return [ToolRule(namespace.name, None, runner.channel, runner.content_type, field)]
+        return [ToolRule(namespace.name, None, runner.channel, runner.content_type, field, on_server=True)]
     return [
         ToolRule(
             f"{namespace.name}.{function.name}",
@@ -99,6 +99,7 @@ def rules_of(runner: ToolRunner) -> list[ToolRule]:
             runner.channel,
             runner.content_type,
             field,
+            on_server=True,
         )
         for function in namespace.functions
     ]

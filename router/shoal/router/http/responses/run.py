@@ -39,6 +39,8 @@ class Run:
         if stored or body.background:
             conversations.required_records()
             stored = True
+        if body.parallel_tool_calls is None:
+            body = body.model_copy(update={"parallel_tool_calls": gate.chat.openings.parallel_calls})
         items = items_of(body.input)
         if not body.previous_response_id:
             turn_of(body, read_items(items, continues=False)[0], call.request_id)
