@@ -25,37 +25,35 @@ _sym_db = _symbol_database.Default()
 from shoal.proto.v1 import generation_pb2 as shoal_dot_proto_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shoal/proto/v1/chat.proto\x12\x0eshoal.proto.v1\x1a\x1fshoal/proto/v1/generation.proto\"\x9d\x01\n\x07Message\x12\"\n\x04role\x18\x01 \x01(\x0e\x32\x14.shoal.proto.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x06 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x07 \x01(\tJ\x04\x08\x08\x10\x0f\"\xac\x06\n\x0b\x43hatRequest\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.shoal.proto.v1.Message\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x1a\n\rexpected_turn\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x39\n\x10reasoning_effort\x18\x04 \x01(\x0e\x32\x1f.shoal.proto.v1.ReasoningEffort\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.shoal.proto.v1.Sampling\x12&\n\x06limits\x18\x06 \x01(\x0b\x32\x16.shoal.proto.v1.Limits\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12 \n\x13session_ttl_seconds\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12#\n\x05tools\x18\t \x03(\x0b\x32\x14.shoal.proto.v1.Tool\x12/\n\x0btool_choice\x18\n \x01(\x0b\x32\x1a.shoal.proto.v1.ToolChoice\x12\x37\n\x0fresponse_format\x18\x0b \x01(\x0b\x32\x1e.shoal.proto.v1.ResponseFormat\x12\x1d\n\x10reasoning_budget\x18\x0c \x01(\rH\x02\x88\x01\x01\x12\t\n\x01n\x18\r \x01(\r\x12\x10\n\x08logprobs\x18\x0e \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0f \x01(\r\x12 \n\x13parallel_tool_calls\x18\x10 \x01(\x08H\x03\x88\x01\x01\x12\x14\n\x0cserver_tools\x18\x11 \x03(\t\x12\r\n\x05model\x18\x12 \x01(\t\x12\x1b\n\x0emax_tool_calls\x18\x13 \x01(\rH\x04\x88\x01\x01\x12.\n\ntruncation\x18\x14 \x01(\x0e\x32\x1a.shoal.proto.v1.Truncation\x12\x18\n\x10only_these_tools\x18\x15 \x01(\x08\x42\x10\n\x0e_expected_turnB\x16\n\x14_session_ttl_secondsB\x13\n\x11_reasoning_budgetB\x16\n\x14_parallel_tool_callsB\x11\n\x0f_max_tool_callsJ\x04\x08\x16\x10(\"M\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"H\n\nToolChoice\x12,\n\x04mode\x18\x01 \x01(\x0e\x32\x1e.shoal.proto.v1.ToolChoiceMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"k\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12.\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1c.shoal.proto.v1.TokenLogprob\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\r\"_\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12.\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1c.shoal.proto.v1.TokenLogprob\x12\x0f\n\x07message\x18\x03 \x01(\r\"\xb7\x01\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x16\n\x0eruns_on_server\x18\x06 \x01(\x08\x12\x0f\n\x07message\x18\x07 \x01(\r\x12.\n\x08logprobs\x18\x08 \x03(\x0b\x32\x1c.shoal.proto.v1.TokenLogprob\"V\n\nToolResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x08\"\xbc\x03\n\x0c\x43hatResponse\x12&\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x16.shoal.proto.v1.Cursor\x12*\n\x07started\x18\x02 \x01(\x0b\x32\x17.shoal.proto.v1.StartedH\x00\x12\x33\n\treasoning\x18\x03 \x01(\x0b\x32\x1e.shoal.proto.v1.ReasoningDeltaH\x00\x12)\n\x04text\x18\x04 \x01(\x0b\x32\x19.shoal.proto.v1.TextDeltaH\x00\x12\x32\n\ttool_call\x18\x05 \x01(\x0b\x32\x1d.shoal.proto.v1.ToolCallDeltaH\x00\x12*\n\x07warning\x18\x06 \x01(\x0b\x32\x17.shoal.proto.v1.WarningH\x00\x12$\n\x04\x64one\x18\x07 \x01(\x0b\x32\x14.shoal.proto.v1.DoneH\x00\x12&\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x15.shoal.proto.v1.ErrorH\x00\x12\x31\n\x0btool_result\x18\n \x01(\x0b\x32\x1a.shoal.proto.v1.ToolResultH\x00\x12\x0e\n\x06\x63hoice\x18\t \x01(\rB\x07\n\x05\x65vent*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x85\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x01\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x02\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x03*V\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x17\n\x13TRUNCATION_DISABLED\x10\x01\x12\x13\n\x0fTRUNCATION_AUTO\x10\x02*\xa3\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x12\x1a\n\x16TOOL_CHOICE_MODE_NAMED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shoal/proto/v1/chat.proto\x12\x0eshoal.proto.v1\x1a\x1fshoal/proto/v1/generation.proto\"\x9d\x01\n\x07Message\x12\"\n\x04role\x18\x01 \x01(\x0e\x32\x14.shoal.proto.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x06 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x07 \x01(\tJ\x04\x08\x08\x10\x0f\"\x88\x06\n\x0b\x43hatRequest\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.shoal.proto.v1.Message\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x1a\n\rexpected_turn\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x39\n\x10reasoning_effort\x18\x04 \x01(\x0e\x32\x1f.shoal.proto.v1.ReasoningEffort\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.shoal.proto.v1.Sampling\x12&\n\x06limits\x18\x06 \x01(\x0b\x32\x16.shoal.proto.v1.Limits\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12 \n\x13session_ttl_seconds\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12#\n\x05tools\x18\t \x03(\x0b\x32\x14.shoal.proto.v1.Tool\x12/\n\x0btool_choice\x18\n \x01(\x0b\x32\x1a.shoal.proto.v1.ToolChoice\x12\x37\n\x0fresponse_format\x18\x0b \x01(\x0b\x32\x1e.shoal.proto.v1.ResponseFormat\x12\x1d\n\x10reasoning_budget\x18\x0c \x01(\rH\x02\x88\x01\x01\x12\t\n\x01n\x18\r \x01(\r\x12\x10\n\x08logprobs\x18\x0e \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0f \x01(\r\x12 \n\x13parallel_tool_calls\x18\x10 \x01(\x08H\x03\x88\x01\x01\x12\x14\n\x0cserver_tools\x18\x11 \x03(\t\x12\r\n\x05model\x18\x12 \x01(\t\x12\x1b\n\x0emax_tool_calls\x18\x15 \x01(\rH\x04\x88\x01\x01\x12\x18\n\x10only_these_tools\x18\x16 \x01(\x08\x42\x10\n\x0e_expected_turnB\x16\n\x14_session_ttl_secondsB\x13\n\x11_reasoning_budgetB\x16\n\x14_parallel_tool_callsB\x11\n\x0f_max_tool_callsJ\x04\x08\x13\x10\x14J\x04\x08\x14\x10\x15J\x04\x08\x17\x10(\"M\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"H\n\nToolChoice\x12,\n\x04mode\x18\x01 \x01(\x0e\x32\x1e.shoal.proto.v1.ToolChoiceMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"k\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12.\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1c.shoal.proto.v1.TokenLogprob\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\r\"_\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12.\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1c.shoal.proto.v1.TokenLogprob\x12\x0f\n\x07message\x18\x03 \x01(\r\"\xb7\x01\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x16\n\x0eruns_on_server\x18\x06 \x01(\x08\x12\x0f\n\x07message\x18\x07 \x01(\r\x12.\n\x08logprobs\x18\x08 \x03(\x0b\x32\x1c.shoal.proto.v1.TokenLogprob\"V\n\nToolResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x08\"\xbc\x03\n\x0c\x43hatResponse\x12&\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x16.shoal.proto.v1.Cursor\x12*\n\x07started\x18\x02 \x01(\x0b\x32\x17.shoal.proto.v1.StartedH\x00\x12\x33\n\treasoning\x18\x03 \x01(\x0b\x32\x1e.shoal.proto.v1.ReasoningDeltaH\x00\x12)\n\x04text\x18\x04 \x01(\x0b\x32\x19.shoal.proto.v1.TextDeltaH\x00\x12\x32\n\ttool_call\x18\x05 \x01(\x0b\x32\x1d.shoal.proto.v1.ToolCallDeltaH\x00\x12*\n\x07warning\x18\x06 \x01(\x0b\x32\x17.shoal.proto.v1.WarningH\x00\x12$\n\x04\x64one\x18\x07 \x01(\x0b\x32\x14.shoal.proto.v1.DoneH\x00\x12&\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x15.shoal.proto.v1.ErrorH\x00\x12\x31\n\x0btool_result\x18\n \x01(\x0b\x32\x1a.shoal.proto.v1.ToolResultH\x00\x12\x0e\n\x06\x63hoice\x18\t \x01(\rB\x07\n\x05\x65vent*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x85\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x01\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x02\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x03*\xa3\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x12\x1a\n\x16TOOL_CHOICE_MODE_NAMED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.proto.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2133
-  _globals['_ROLE']._serialized_end=2248
-  _globals['_REASONINGEFFORT']._serialized_start=2251
-  _globals['_REASONINGEFFORT']._serialized_end=2384
-  _globals['_TRUNCATION']._serialized_start=2386
-  _globals['_TRUNCATION']._serialized_end=2472
-  _globals['_TOOLCHOICEMODE']._serialized_start=2475
-  _globals['_TOOLCHOICEMODE']._serialized_end=2638
+  _globals['_ROLE']._serialized_start=2097
+  _globals['_ROLE']._serialized_end=2212
+  _globals['_REASONINGEFFORT']._serialized_start=2215
+  _globals['_REASONINGEFFORT']._serialized_end=2348
+  _globals['_TOOLCHOICEMODE']._serialized_start=2351
+  _globals['_TOOLCHOICEMODE']._serialized_end=2514
   _globals['_MESSAGE']._serialized_start=79
   _globals['_MESSAGE']._serialized_end=236
   _globals['_CHATREQUEST']._serialized_start=239
-  _globals['_CHATREQUEST']._serialized_end=1051
-  _globals['_TOOL']._serialized_start=1053
-  _globals['_TOOL']._serialized_end=1130
-  _globals['_TOOLCHOICE']._serialized_start=1132
-  _globals['_TOOLCHOICE']._serialized_end=1204
-  _globals['_TEXTDELTA']._serialized_start=1206
-  _globals['_TEXTDELTA']._serialized_end=1313
-  _globals['_REASONINGDELTA']._serialized_start=1315
-  _globals['_REASONINGDELTA']._serialized_end=1410
-  _globals['_TOOLCALLDELTA']._serialized_start=1413
-  _globals['_TOOLCALLDELTA']._serialized_end=1596
-  _globals['_TOOLRESULT']._serialized_start=1598
-  _globals['_TOOLRESULT']._serialized_end=1684
-  _globals['_CHATRESPONSE']._serialized_start=1687
-  _globals['_CHATRESPONSE']._serialized_end=2131
+  _globals['_CHATREQUEST']._serialized_end=1015
+  _globals['_TOOL']._serialized_start=1017
+  _globals['_TOOL']._serialized_end=1094
+  _globals['_TOOLCHOICE']._serialized_start=1096
+  _globals['_TOOLCHOICE']._serialized_end=1168
+  _globals['_TEXTDELTA']._serialized_start=1170
+  _globals['_TEXTDELTA']._serialized_end=1277
+  _globals['_REASONINGDELTA']._serialized_start=1279
+  _globals['_REASONINGDELTA']._serialized_end=1374
+  _globals['_TOOLCALLDELTA']._serialized_start=1377
+  _globals['_TOOLCALLDELTA']._serialized_end=1560
+  _globals['_TOOLRESULT']._serialized_start=1562
+  _globals['_TOOLRESULT']._serialized_end=1648
+  _globals['_CHATRESPONSE']._serialized_start=1651
+  _globals['_CHATRESPONSE']._serialized_end=2095
 # @@protoc_insertion_point(module_scope)

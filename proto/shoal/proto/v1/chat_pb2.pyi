@@ -84,34 +84,6 @@ REASONING_EFFORT_HIGH: ReasoningEffort.ValueType  # 3
 """Long."""
 Global___ReasoningEffort: _TypeAlias = ReasoningEffort  # noqa: Y015
 
-class _Truncation:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _TruncationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Truncation.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    TRUNCATION_UNSPECIFIED: _Truncation.ValueType  # 0
-    """Disabled."""
-    TRUNCATION_DISABLED: _Truncation.ValueType  # 1
-    """It is refused, saying by how many tokens it is too long."""
-    TRUNCATION_AUTO: _Truncation.ValueType  # 2
-    """The model does not see the oldest turns: as many as have to go for the rest to fit with room for an answer.
-    Instructions and the last turn always stay. A warning says how many messages were left out; a session keeps them.
-    """
-
-class Truncation(_Truncation, metaclass=_TruncationEnumTypeWrapper):
-    """What happens to a conversation that is longer than the context."""
-
-TRUNCATION_UNSPECIFIED: Truncation.ValueType  # 0
-"""Disabled."""
-TRUNCATION_DISABLED: Truncation.ValueType  # 1
-"""It is refused, saying by how many tokens it is too long."""
-TRUNCATION_AUTO: Truncation.ValueType  # 2
-"""The model does not see the oldest turns: as many as have to go for the rest to fit with room for an answer.
-Instructions and the last turn always stay. A warning says how many messages were left out; a session keeps them.
-"""
-Global___Truncation: _TypeAlias = Truncation  # noqa: Y015
-
 class _ToolChoiceMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -217,7 +189,6 @@ class ChatRequest(_message.Message):
     SERVER_TOOLS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MAX_TOOL_CALLS_FIELD_NUMBER: _builtins.int
-    TRUNCATION_FIELD_NUMBER: _builtins.int
     ONLY_THESE_TOOLS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Continue or create this session; empty: stateless."""
@@ -245,8 +216,6 @@ class ChatRequest(_message.Message):
     """Which model; empty: the one that is served."""
     max_tool_calls: _builtins.int
     """Most calls of tools that run on the server in this turn; absent, or more than the server allows: its own bound."""
-    truncation: Global___Truncation.ValueType
-    """What happens to a conversation that is longer than the context."""
     only_these_tools: _builtins.bool
     """Use the tools that are named here and no others, even when there are none: the session's are not taken over."""
     @_builtins.property
@@ -304,12 +273,11 @@ class ChatRequest(_message.Message):
         server_tools: _abc.Iterable[_builtins.str] | None = ...,
         model: _builtins.str = ...,
         max_tool_calls: _builtins.int | None = ...,
-        truncation: Global___Truncation.ValueType = ...,
         only_these_tools: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "max_tool_calls", b"max_tool_calls", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "response_format", b"response_format", "sampling", b"sampling", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "logprobs", b"logprobs", "max_tool_calls", b"max_tool_calls", "messages", b"messages", "model", b"model", "n", b"n", "only_these_tools", b"only_these_tools", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "server_tools", b"server_tools", "session_id", b"session_id", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "logprobs", b"logprobs", "max_tool_calls", b"max_tool_calls", "messages", b"messages", "model", b"model", "n", b"n", "only_these_tools", b"only_these_tools", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "server_tools", b"server_tools", "session_id", b"session_id", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_turn: _TypeAlias = _typing.Literal["expected_turn"]  # noqa: Y015
     _WhichOneofArgType__expected_turn: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn"]  # noqa: Y015

@@ -25,16 +25,12 @@ from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_NAMED as TOOL_CHOICE_MODE_N
 from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_NONE as TOOL_CHOICE_MODE_NONE
 from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_REQUIRED as TOOL_CHOICE_MODE_REQUIRED
 from shoal.proto.v1.chat_pb2 import TOOL_CHOICE_MODE_UNSPECIFIED as TOOL_CHOICE_MODE_UNSPECIFIED
-from shoal.proto.v1.chat_pb2 import TRUNCATION_AUTO as TRUNCATION_AUTO
-from shoal.proto.v1.chat_pb2 import TRUNCATION_DISABLED as TRUNCATION_DISABLED
-from shoal.proto.v1.chat_pb2 import TRUNCATION_UNSPECIFIED as TRUNCATION_UNSPECIFIED
 from shoal.proto.v1.chat_pb2 import TextDelta as TextDelta
 from shoal.proto.v1.chat_pb2 import Tool as Tool
 from shoal.proto.v1.chat_pb2 import ToolCallDelta as ToolCallDelta
 from shoal.proto.v1.chat_pb2 import ToolChoice as ToolChoice
 from shoal.proto.v1.chat_pb2 import ToolChoiceMode as ToolChoiceMode
 from shoal.proto.v1.chat_pb2 import ToolResult as ToolResult
-from shoal.proto.v1.chat_pb2 import Truncation as Truncation
 from shoal.proto.v1.generation_pb2 import Cursor as Cursor
 from shoal.proto.v1.generation_pb2 import Done as Done
 from shoal.proto.v1.generation_pb2 import Error as Error
