@@ -13,6 +13,7 @@ import pytest
 from shoal.cluster import config
 from shoal.cluster.config import ClusterConfig, as_environment, load
 from shoal.cluster.errors import ConfigError
+from shoal.router.config import PARTS
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "config" / "shoal.toml"
 
@@ -74,6 +75,7 @@ def test_the_example_file_is_the_defaults() -> None:
         "cluster": settings.cluster(),
         "worker": settings.worker("m"),
         "router": settings.router(model_dir="m"),
+        **{part: settings.part(part) for part in PARTS},
     }
     local = {"state_dir", "model_dir", "router_id"}  # differ from machine to machine
     for section, instance in made.items():

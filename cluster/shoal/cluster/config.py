@@ -3,6 +3,7 @@
     [cluster]  ClusterConfig, below
     [worker]   shoal.workers.config.WorkerConfig: every worker starts from it
     [router]   shoal.router.config.RouterConfig
+    [tls], [access], …   what a router is composed of besides (shoal.router.config.PARTS)
 
 What the cluster itself decides per process (a worker's name, a router's Redis) cannot be set.
 """
@@ -11,14 +12,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from shoal.cluster import layers
 from shoal.cluster.errors import ConfigError
 from shoal.cluster.layers import Layers
-from shoal.router.config import RouterConfig
+from shoal.router.config import PARTS, RouterConfig
 from shoal.workers.config import WorkerConfig
 
 
@@ -90,9 +91,11 @@ class ClusterConfig:
         return tuple(f"g{number}" for number in range(self.groups))
 
 
-SECTIONS: dict[str, type] = {"cluster": ClusterConfig, "worker": WorkerConfig, "router": RouterConfig}
+SECTIONS: dict[str, type] = {"cluster": ClusterConfig, "worker": WorkerConfig, "router": RouterConfig, **PARTS}
 
 _DECIDED = {
+    **{("router", part): f"[{part}] is a section" for part in PARTS},
+    ("worker", "tls"): "[tls] is a section",
     ("worker", "model"): "cluster.model is the setting",
     ("worker", "worker_id"): "each worker gets its own",
     ("worker", "group"): "each worker gets its own",
@@ -117,11 +120,16 @@ class Settings:
 
     def worker(self, model: str) -> WorkerConfig:
         """The [worker] section, from which each worker's own settings are made. Raises ConfigError."""
-        return layers.build(WorkerConfig, "worker", self.layers, model=model)
+        return layers.build(WorkerConfig, "worker", self.layers, model=model, tls=self.part("tls"))
 
     def router(self, **fixed: Any) -> RouterConfig:
         """The [router] section; `fixed` settings are ours and win. Raises ConfigError."""
-        return layers.build(RouterConfig, "router", self.layers, **fixed)
+        parts = {part: self.part(part) for part in PARTS}
+        return layers.build(RouterConfig, "router", self.layers, **{**parts, **fixed})
+
+    def part(self, section: str) -> Any:
+        """A section that others are composed of, such as [tls]. Raises ConfigError."""
+        return layers.build(PARTS[section], section, self.layers)
 
     def given(self, dotted: str) -> bool:
         """Whether somebody set `section.key`."""
@@ -154,6 +162,11 @@ def load(
 
 def as_environment(section: str, config: Any) -> dict[str, str]:
     """Variables that make a child process build exactly `config`; secrets in it stay off its command line."""
-    return {
-        f"SHOAL_{section.upper()}__{f.name.upper()}": layers.as_text(getattr(config, f.name)) for f in fields(config)
-    }
+    variables: dict[str, str] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            variables |= as_environment(f.name, value)
+        else:
+            variables[f"SHOAL_{section.upper()}__{f.name.upper()}"] = layers.as_text(value)
+    return variables

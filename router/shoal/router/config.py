@@ -8,7 +8,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from shoal.router.access.config import AccessConfig
 from shoal.router.errors import StartError
+from shoal.wire.settings import SettingError
+from shoal.wire.tls import TlsConfig
+
+PARTS: dict[str, type] = {"tls": TlsConfig, "access": AccessConfig}
+"""Fields of a RouterConfig that are sections of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,10 @@ class RouterConfig:
     """Written (JSON with the bound addresses) once the router listens; empty: none."""
     log_level: str = "info"
     """debug, info, warning or error."""
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    """The [tls] section."""
+    access: AccessConfig = field(default_factory=AccessConfig)
+    """The [access] section."""
     router_id: str = field(default_factory=lambda: f"router-{secrets.token_hex(4)}")
     """Unique among live routers."""
 
@@ -144,10 +154,26 @@ class RouterConfig:
             raise StartError(f"router.{unknown[0]} is not a setting; known are {', '.join(sorted(known))}")
         if "model_dir" not in values:
             raise StartError("router.model_dir is missing")
-        return cls(**{key: _checked(key, known[key], value) for key, value in values.items()})
+        return cls(**{
+            key: _part(key, value) if key in PARTS else _checked(f"router.{key}", known[key], value)
+            for key, value in values.items()
+        })  # fmt: skip
 
 
-def _checked(key: str, kind: str, value: Any) -> Any:
+def _part(section: str, values: Any) -> Any:
+    """A section of its own, or StartError."""
+    if not isinstance(values, Mapping):
+        raise StartError(f"router.{section} must be an object")
+    known = {f.name: str(f.type) for f in fields(PARTS[section])}
+    if unknown := sorted(set(values) - set(known)):
+        raise StartError(f"{section}.{unknown[0]} is not a setting; known are {', '.join(sorted(known))}")
+    try:
+        return PARTS[section](**{k: _checked(f"{section}.{k}", known[k], value) for k, value in values.items()})
+    except SettingError as error:
+        raise StartError(str(error)) from error
+
+
+def _checked(name: str, kind: str, value: Any) -> Any:
     """`value` as the setting's type, or StartError."""
     if kind.startswith("tuple") and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
         return tuple(value)
@@ -157,4 +183,4 @@ def _checked(key: str, kind: str, value: Any) -> Any:
     if exact is not None and type(value) is exact:
         return value
     words = {"str": "a string", "int": "an integer", "bool": "true or false", "float": "a number"}
-    raise StartError(f"router.{key} must be {words.get(kind, 'a list of strings')}, not {value!r}")
+    raise StartError(f"{name} must be {words.get(kind, 'a list of strings')}, not {value!r}")

@@ -33,6 +33,7 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     │   └── WorkerLeavingError   the worker said that it does not go on with the work
     ├── MigrationFailedError   workers were lost, and no other one could go on
     ├── SessionsAwayError      Redis does not answer
+    ├── CredentialsAwayError   nobody can be known: keys were never read
     └── StoppingError          this router is shutting down
     LateError                DEADLINE_EXCEEDED
     InternalError            INTERNAL
@@ -55,11 +56,11 @@ from shoal.wire.status import (
 )
 
 __all__ = [
-    "CredentialError", "DeniedError", "FieldError", "JournalFullError", "JournalGapError", "LateError",
-    "MigrationFailedError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError", "QueueFullError",
-    "RequestAbsentError", "RequestHeldError", "RequestOverError", "SessionAbsentError", "SessionsAwayError",
-    "SlowReaderError", "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "WireError",
-    "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
+    "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError", "JournalFullError", "JournalGapError",
+    "LateError", "MigrationFailedError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError",
+    "QueueFullError", "RequestAbsentError", "RequestHeldError", "RequestOverError", "SessionAbsentError",
+    "SessionsAwayError", "SlowReaderError", "StartError", "StoppingError", "TakenOverError", "TurnConflictError",
+    "WireError", "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
 ]  # fmt: skip
 
 
@@ -213,6 +214,12 @@ class SessionsAwayError(UnavailableError):
     """Redis does not answer, so sessions cannot be served; stateless requests can."""
 
     reason = "sessions_away"
+
+
+class CredentialsAwayError(UnavailableError):
+    """Nobody can be known now: what credentials are checked by could not be read yet."""
+
+    reason = "credentials_away"
 
 
 class StoppingError(UnavailableError):

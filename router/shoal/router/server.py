@@ -30,6 +30,7 @@ from shoal.proto.v1.inference_pb2_grpc import (
     add_SessionServiceServicer_to_server,
 )
 from shoal.router import logs
+from shoal.router.access.assemble import build_guard
 from shoal.router.access.door import Door, OpenDoor
 from shoal.router.admission import Admission
 from shoal.router.config import RouterConfig
@@ -38,6 +39,7 @@ from shoal.router.fleet.membership import Membership
 from shoal.router.fleet.migration import Bounds
 from shoal.router.fleet.pool import WorkerPool
 from shoal.router.fleet.worker_link import LinkSettings
+from shoal.router.front import Front
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.render import Renderer
 from shoal.router.http import app as http
@@ -57,6 +59,8 @@ from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import Toolbox, ToolRunner
 from shoal.wire.credentials import InsecureRefusedError, add_port, join_address, require_loopback_or
 from shoal.wire.options import server_options
+from shoal.wire.settings import SettingError
+from shoal.wire.tls import TlsConfig, serving_credentials
 
 INFERENCE = api.DESCRIPTOR.services_by_name["InferenceService"].full_name
 SESSIONS = api.DESCRIPTOR.services_by_name["SessionService"].full_name
@@ -83,16 +87,14 @@ class Router:
 
     def __init__(self, config: RouterConfig, tokenizer: Tokenizer, tools: Sequence[ToolRunner] = ()) -> None:
         """Raises StartError when the vocabulary lacks Harmony's control tokens or the address needs TLS."""
-        for key in ("host", "http_host") if config.http_port >= 0 else ("host",):
-            try:
-                require_loopback_or(config.insecure, getattr(config, key), "the router")
-            except InsecureRefusedError as error:
-                raise StartError(f"router.{key}: {error}") from error
+        _require_closed(config)
         self._config = config
         self.metrics = Metrics()
         self._redis = connect(config.redis_url) if config.redis_url else None
         store = RedisSessions(self._redis) if self._redis is not None else None
-        settings = LinkSettings(config.router_id, tokenizer.hash, config.max_unread_tokens, config.accept_seconds)
+        settings = LinkSettings(
+            config.router_id, tokenizer.hash, config.max_unread_tokens, config.accept_seconds, config.tls
+        )
         bounds = Bounds(
             losses=config.migration_losses,
             seconds=config.migration_seconds,
@@ -129,9 +131,11 @@ class Router:
         )
         generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices, config.model)
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
-        service = InferenceService(generator, chat, models, self.admission, self.metrics, config.max_request_seconds)
-        door: Door = OpenDoor()
-        gate = Gate(chat, generator, self.admission, self.metrics, config.max_request_seconds, door)
+        self._guard = build_guard(config.access, self._redis) if config.access.required else None
+        door: Door = self._guard or OpenDoor()
+        front = Front(chat, generator, door, self.admission, self.metrics)
+        service = InferenceService(front, models, config.max_request_seconds)
+        gate = Gate(front, config.max_request_seconds)
         records = Records(self._redis, config.session_ttl_seconds) if self._redis is not None else None
         around = http.Surroundings(self._parts, lambda: models.served().models, records, config.http_max_body_bytes)
         self._api = http.build(gate, around)
@@ -151,13 +155,16 @@ class Router:
         """Listen. Raises StartError when an address cannot be had."""
         config = self._config
         try:
-            port = add_port(self._server, config.host, config.port)
+            port = add_port(self._server, config.host, config.port, _credentials(config.tls))
             if config.metrics_port >= 0:
                 self._metrics_server = MetricsServer(self.metrics, config.metrics_host, config.metrics_port)
             if config.http_port >= 0:
-                self._http = Listener(self._api.application, config.http_host, config.http_port)
+                self._http = Listener(self._api.application, config.http_host, config.http_port, config.tls)
         except OSError as error:
             raise StartError(f"router.port, router.http_port or router.metrics_port: {error}") from error
+        if self._guard is not None:
+            await self._guard.keyring.refresh()
+            self._keep_running("keys", self._guard.watch(config.access.refresh))
         self.metrics.in_flight.set_function(lambda: self.admission.running)
         self.metrics.queued.set_function(lambda: self.admission.waiting)
         self.metrics.workers.set_function(lambda: len(self.pool.eligible()))
@@ -215,6 +222,28 @@ class Router:
         """Which parts serve."""
         keeps = self._redis is not None and self.membership.age < _STALE_REGISTRY
         return {"generate": bool(self.pool.eligible()) and not self.admission.stopping, "sessions": keeps}
+
+
+def _require_closed(config: RouterConfig) -> None:
+    """Off loopback: TLS and credentials, or `insecure`. Raises StartError naming the setting."""
+    try:
+        config.tls.check_files()
+        for key in ("host", "http_host") if config.http_port >= 0 else ("host",):
+            lacking = [] if config.tls.serves else ["encryption (tls.certificate, tls.key)"]
+            lacking += [] if config.access.required else ["asking for credentials (access.required)"]
+            if lacking:
+                require_loopback_or(config.insecure, getattr(config, key), "the router", " and ".join(lacking))
+    except SettingError as error:
+        raise StartError(str(error)) from error
+    except InsecureRefusedError as error:
+        raise StartError(f"router.{key}: {error}") from error
+
+
+def _credentials(tls: TlsConfig) -> grpc.ServerCredentials | None:
+    """What gRPC's clients are served with, None: in the clear."""
+    if not tls.serves:
+        return None
+    return serving_credentials(tls.certificate, tls.key, tls.client_ca, required=bool(tls.client_ca))
 
 
 async def _nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -142,7 +143,7 @@ async def test_a_worker_that_comes_later_is_found() -> None:
 @pytest.mark.parametrize(
     "welcome", [{"tokenizer_hash": "theirs"}, {"protocol": 2}, {"protocol": 0}], ids=["tokenizer", "newer", "none"]
 )
-async def test_a_worker_of_another_world_is_not_used(welcome: dict[str, object]) -> None:
+async def test_a_worker_of_another_world_is_not_used(welcome: dict[str, Any]) -> None:
     """Another vocabulary or protocol would give wrong text: such a worker never counts as connected."""
     async with ScriptedWorker(saying([1]), **welcome) as worker:
         link = WorkerLink(worker.address, SETTINGS, lambda: None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from shoal.wire.tls import TlsConfig
 from shoal.workers.errors import ConfigError
 
 
@@ -46,6 +47,8 @@ class WorkerConfig:
     """Most tokens guessed ahead per sequence and verified in one step; the output is the same. 0: none."""
     collective_timeout: float = 10.0
     """Deadline of every exchange between ranks."""
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    """The [tls] section."""
     outbox_limit: int = 4096
     """Messages kept for one slow router before its stream is closed."""
 

@@ -24,6 +24,7 @@ from shoal.proto.v1 import worker_pb2_grpc
 from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.wire.credentials import add_port, join_address
 from shoal.wire.options import server_options
+from shoal.wire.tls import TlsConfig, internal_server
 from shoal.workers.compiling import Compiling
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.errors import NotReadyError, OverloadedError, RequestError, StaleAttemptError, WorkerError
@@ -76,7 +77,9 @@ class Outbox:
 class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
     """Serves `Service` over gRPC on its own thread."""
 
-    def __init__(self, service: Service, host: str, port: int, outbox_limit: int) -> None:
+    def __init__(self, service: Service, host: str, port: int, outbox_limit: int, tls: TlsConfig | None = None) -> None:
+        """In the clear without `tls`."""
+        self._tls = tls or TlsConfig()
         self._service = service
         self._host, self._port = host, port
         self._outbox_limit = outbox_limit
@@ -133,7 +136,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
     async def _start(self) -> str:
         self._server = grpc.aio.server(options=server_options())
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
-        port = add_port(self._server, self._host, self._port)
+        port = add_port(self._server, self._host, self._port, internal_server(self._tls))
         await self._server.start()
         return join_address(self._host, port)
 

@@ -57,8 +57,8 @@ class Worker:
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
         self._target = targets.choose(config.device)
-        self._alarm = Alarm()
-        self._server = WorkerServer(self, config.host, config.port, config.outbox_limit)
+        self._alarm = Alarm(config.tls)
+        self._server = WorkerServer(self, config.host, config.port, config.outbox_limit, config.tls)
         self._welcome = pb.Welcome(worker_id=config.worker_id, group=config.group, protocol=1)
         self._checkpoint: Checkpoint | None = None
         self._engine: Engine | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +31,10 @@ class Door(Protocol):
         """
         ...
 
+    def served(self, caller: Caller) -> AbstractAsyncContextManager[None]:
+        """What runs inside ends with CredentialError when the caller's credential is revoked meanwhile."""
+        ...
+
 
 class OpenDoor:
     """Asks nobody for anything: for loopback, and for whom `insecure` is enough."""
@@ -37,6 +42,10 @@ class OpenDoor:
     async def admit(self, shown: Shown, method: str) -> Caller:
         """See `Door`."""
         return allowed(OPEN, method)
+
+    def served(self, caller: Caller) -> AbstractAsyncContextManager[None]:
+        """See `Door`. Nothing is revoked here."""
+        return nullcontext()
 
 
 def allowed(caller: Caller, method: str) -> Caller:

@@ -20,6 +20,7 @@ from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.worker_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
 from shoal.wire.credentials import add_port
 from shoal.wire.options import server_options
+from shoal.wire.tls import TlsConfig, internal_server
 
 LENGTH = pb.SEQUENCE_FINISH_LENGTH
 STOPPED = pb.SEQUENCE_FINISH_STOP_TOKEN
@@ -89,8 +90,9 @@ def doing(*actions: Action) -> Script:
 class ScriptedWorker(WorkerServiceServicer):
     """A `WorkerService` on a free port of loopback."""
 
-    def __init__(self, script: Script, **welcome: Any) -> None:
+    def __init__(self, script: Script, tls: TlsConfig | None = None, **welcome: Any) -> None:
         """`welcome` overrides fields of the greeting, such as `max_context=64`."""
+        self._tls = tls or TlsConfig()
         self.script = script
         facts = {"worker_id": "scripted", "group": "g0", "ep_size": 1, "epoch": 1, "numerics_id": "scripted"}
         self._welcome = pb.Welcome(**{**facts, "max_context": 4096, "vocab_size": 512, "protocol": 1, **welcome})
@@ -110,7 +112,7 @@ class ScriptedWorker(WorkerServiceServicer):
         """Listen; returns the address."""
         self._server = grpc.aio.server(options=server_options())
         add_WorkerServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{add_port(self._server, '127.0.0.1', port)}"
+        self.address = f"127.0.0.1:{add_port(self._server, '127.0.0.1', port, internal_server(self._tls))}"
         await self._server.start()
         return self.address
 

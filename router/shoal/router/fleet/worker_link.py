@@ -11,7 +11,7 @@ import asyncio
 import random
 import traceback
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import grpc
 import grpc.aio
@@ -32,6 +32,7 @@ from shoal.router.fleet.inbox import Inbox
 from shoal.router.fleet.policy import Load
 from shoal.wire.credentials import open_channel
 from shoal.wire.status import InvalidError
+from shoal.wire.tls import INTERNAL_NAME, TlsConfig, internal_client
 
 PROTOCOL = 1
 """Highest revision of worker.proto spoken here."""
@@ -47,6 +48,8 @@ class LinkSettings:
     tokenizer_hash: str
     max_unread_tokens: int
     accept_seconds: float
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    """How workers are reached; in the clear by default."""
     connect_seconds: float = 10.0
 
 
@@ -185,7 +188,8 @@ class WorkerLink:
 
     async def _serve_one_stream(self) -> None:
         """Connect, say hello, deal out what comes until the stream ends."""
-        async with open_channel(self.address) as channel:
+        credentials = internal_client(self._settings.tls)  # read now: certificates are renewed
+        async with open_channel(self.address, credentials=credentials, name=INTERNAL_NAME) as channel:
             call = WorkerServiceStub(channel).Connect()
             writer: asyncio.Task[None] | None = None
             try:

@@ -81,6 +81,8 @@ class Problem:
     def headers(self) -> dict[str, str]:
         """When to come back; OpenAI's clients obey `x-should-retry` and prefer the milliseconds."""
         headers = {"x-should-retry": "true" if self.retryable else "false"}
+        if self.http_status == 401:
+            headers["www-authenticate"] = "Bearer"
         if self.retryable and self.retry_after_ms is not None:
             headers["retry-after"] = str(math.ceil(self.retry_after_ms / 1000))
             headers["retry-after-ms"] = str(self.retry_after_ms)

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shoal.wire.credentials import join_address
+from shoal.wire.tls import TlsConfig, http_context
 
 _MOST_HEADER_BYTES = 64 * 1024
 _KEEP_ALIVE_SECONDS = 30
@@ -36,11 +39,31 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Connection(H11Protocol):
+    """Tells the application whose certificate the connection has."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        if certificate:
+            application: Any = self.app
+
+            async def knowing(scope: Any, receive: Any, send: Any) -> None:
+                await application({**scope, "client_certificate": certificate}, receive, send)
+
+            self.app = knowing
+
+
 class Listener:
     """Serves an application on one address."""
 
-    def __init__(self, application: ASGIApp, host: str, port: int) -> None:
-        """Listens at once; port 0 takes a free one. Raises OSError when it cannot be had."""
+    def __init__(self, application: ASGIApp, host: str, port: int, tls: TlsConfig | None = None) -> None:
+        """Listens at once; port 0 takes a free one. Raises OSError when it cannot be had. In the clear without `tls`.
+
+        Applications find a client's certificate, DER, in the scope as `client_certificate`.
+        """
         bare = host.strip("[]")
         family = socket.AF_INET6 if ":" in bare else socket.AF_INET
         self._socket = socket.create_server((bare, port), family=family, backlog=_BACKLOG)
@@ -53,10 +76,13 @@ class Listener:
             server_header=False,
             proxy_headers=False,
             ws="none",
-            http="h11",
+            http=_Connection,
             h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
+        if tls is not None and tls.serves:
+            config.load()
+            config.ssl = http_context(tls)
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 

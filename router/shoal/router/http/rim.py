@@ -52,14 +52,15 @@ class Endpoint:
 
     def __init__(self, name: str, handle: Handler, gate: Gate, rim: Rim, most_bytes: int) -> None:
         """`name` is what counts and logs call it; `handle` may raise anything; larger bodies are refused."""
-        self._name, self._handle, self._gate, self._rim, self._most_bytes = name, handle, gate, rim, most_bytes
+        self.name = name
+        self._handle, self._gate, self._rim, self._most_bytes = handle, gate, rim, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         request, began, answer = Request(scope, receive), time.monotonic(), _Answer(send)
         try:
             async with asyncio.timeout(self._gate.max_request_seconds):
-                caller = await self._gate.door.admit(shown_by(request), self._name)
+                caller = await self._gate.door.admit(shown_by(request), self.name)
                 with serving(caller):
                     call = self._gate.call(request)
                     answer.headers["x-request-id"] = call.request_id
@@ -68,16 +69,16 @@ class Endpoint:
                     asked = Asked(body, request.path_params, request.query_params)
                     await _unless_gone(request, self._answer(asked, call, answer))
         except ClientDisconnect:
-            self._rim.ended(self._name, began, status_of(asyncio.CancelledError()))
+            self._rim.ended(self.name, began, status_of(asyncio.CancelledError()))
         except asyncio.CancelledError as error:
-            self._rim.ended(self._name, began, status_of(error))
+            self._rim.ended(self.name, began, status_of(error))
             await _fail(answer, StoppingError("this router is shutting down", retry_after_ms=100))
             raise
         except Exception as error:
-            self._rim.ended(self._name, began, status_of(error), error)
+            self._rim.ended(self.name, began, status_of(error), error)
             await _fail(answer, error)
         else:
-            self._rim.ended(self._name, began, None)
+            self._rim.ended(self.name, began, None)
 
     async def _answer(self, asked: Asked, call: Call, answer: _Answer) -> None:
         reply = await self._handle(asked, call)
@@ -103,6 +104,7 @@ def guarded(name: str, serve: Page, door: Door) -> Page:
             return Response(to_json(problem.body), problem.http_status, problem.headers, "application/json")
         return await serve(request)
 
+    guard.__name__ = name
     return guard
 
 

@@ -1,11 +1,10 @@
-"""The public RPCs: admit the call, then relay the events of the part that serves it."""
+"""The public RPCs: what is asked is told to the front, its events are relayed."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import grpc.aio
 import structlog
@@ -13,16 +12,12 @@ import structlog
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceServicer
 from shoal.router.access.caller import current_caller
-from shoal.router.admission import Admission
 from shoal.router.call import Call, traceparent_of
-from shoal.router.inference.chat import Chat
-from shoal.router.inference.generate import Generator
+from shoal.router.front import Front
 from shoal.router.inference.models import Models
 from shoal.router.inference.resolve import checked_name
-from shoal.router.metrics import Metrics
 from shoal.wire.deadlines import deadline_of
 
-_Event = TypeVar("_Event")
 _Context = grpc.aio.ServicerContext[object, object]
 
 
@@ -30,11 +25,8 @@ _Context = grpc.aio.ServicerContext[object, object]
 class InferenceService(InferenceServiceServicer):
     """Raises WireError; the rim translates it and closes the generators, which cancels what runs."""
 
-    generator: Generator
-    chat: Chat
+    front: Front
     models: Models
-    admission: Admission
-    metrics: Metrics
     max_request_seconds: float
 
     async def Generate(  # noqa: N802  # the generated base class names it
@@ -42,7 +34,7 @@ class InferenceService(InferenceServiceServicer):
     ) -> AsyncGenerator[api.GenerateResponse, None]:
         """See inference.proto."""
         call = self._call(request.request_id, context)
-        async with contextlib.aclosing(self._admitted(lambda: self.generator.events(request, call))) as events:
+        async with contextlib.aclosing(self.front.generations(request, call)) as events:
             async for event in events:
                 yield event
 
@@ -51,7 +43,7 @@ class InferenceService(InferenceServiceServicer):
     ) -> AsyncGenerator[api.ChatResponse, None]:
         """See inference.proto."""
         call = self._call(request.request_id, context)
-        async with contextlib.aclosing(self._admitted(lambda: self.chat.events(request, call))) as events:
+        async with contextlib.aclosing(self.front.chats(request, call)) as events:
             async for event in events:
                 yield event
 
@@ -77,10 +69,3 @@ class InferenceService(InferenceServiceServicer):
         )
         structlog.contextvars.bind_contextvars(request=call.request_id, work=call.work_id)  # ends with the call's task
         return call
-
-    async def _admitted(self, events: Callable[[], AsyncGenerator[_Event, None]]) -> AsyncGenerator[_Event, None]:
-        """The events, once there is room."""
-        async with self.admission.admitted() as waited, contextlib.aclosing(events()) as opened:
-            self.metrics.queue_time.observe(waited)
-            async for event in opened:
-                yield event

@@ -15,6 +15,7 @@ import structlog
 
 from shoal.proto.v1 import worker_pb2, worker_pb2_grpc
 from shoal.wire.credentials import open_sync_channel
+from shoal.wire.tls import INTERNAL_NAME, TlsConfig, internal_client
 
 log = structlog.get_logger()
 
@@ -22,7 +23,9 @@ log = structlog.get_logger()
 class Alarm:
     """One rank's bell, and the way to ring those of its peers. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: TlsConfig | None = None) -> None:
+        """`tls`: how the peers are reached; by default in the clear."""
+        self._tls = tls or TlsConfig()
         self._condition = threading.Condition()
         self._epoch = -1
         self._woken_step = -1
@@ -35,7 +38,7 @@ class Alarm:
         self.disconnect()
         with self._condition:
             self._epoch, self._woken_step = epoch, -1
-        self._channels = [open_sync_channel(address) for address in peers]
+        self._channels = [open_sync_channel(address, internal_client(self._tls), INTERNAL_NAME) for address in peers]
         self._stubs = [worker_pb2_grpc.WorkerServiceStub(channel) for channel in self._channels]
 
     def disconnect(self) -> None:

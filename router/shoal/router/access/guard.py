@@ -1,0 +1,104 @@
+"""The door that asks for credentials, and shows out whose credential was revoked meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from shoal.router.access.caller import Caller
+from shoal.router.access.door import Shown, allowed
+from shoal.router.access.key import Key
+from shoal.router.access.keyring import Keyring
+from shoal.router.access.token import Tokens
+from shoal.router.errors import CredentialError, CredentialsAwayError
+
+_RETRY_AFTER_MS = 1_000
+_UNKNOWN = "the credential is not known, or does not count any more"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Served:
+    """A request that is being served, until `scope` says stop."""
+
+    key_id: str
+    scope: asyncio.Timeout
+    revoked: bool = False
+
+
+class Guard:
+    """A `Door` for API keys, tokens and certificates. Belongs to one event loop."""
+
+    def __init__(self, keyring: Keyring, tokens: Tokens | None, now: Callable[[], float]) -> None:
+        """`tokens` None: they are not believed. `now` is unix time."""
+        self.keyring, self._tokens, self._now = keyring, tokens, now
+        self._served: set[_Served] = set()
+
+    async def admit(self, shown: Shown, method: str) -> Caller:
+        """See `Door`."""
+        return allowed(await self.identify(shown), method)
+
+    async def identify(self, shown: Shown) -> Caller:
+        """Who it is. What is sent with the request counts before the connection's certificate.
+
+        Raises CredentialError, and CredentialsAwayError while nobody can be known.
+        """
+        if shown.authorization:
+            scheme, _, credential = shown.authorization.partition(" ")
+            credential = credential.strip()
+            if scheme.lower() != "bearer" or not credential:
+                raise CredentialError("the authorization must be: Bearer, a blank, and an API key or a token")
+            if credential.startswith("shk_"):
+                return self._counting(self.keyring.of_secret(credential))
+            if self._tokens is None or credential.count(".") != 2:
+                raise CredentialError(_UNKNOWN)
+            return await self._tokens.caller(credential)
+        if shown.certificate:
+            return self._counting(self.keyring.of_certificate(shown.certificate))
+        raise CredentialError("a credential is needed: send an API key or a token as `authorization: Bearer …`")
+
+    def _counting(self, key: Key | None) -> Caller:
+        if key is not None and key.holds(self._now()):
+            return key.caller
+        if not self.keyring.complete:
+            raise CredentialsAwayError("keys cannot be read now: ask again", retry_after_ms=_RETRY_AFTER_MS)
+        raise CredentialError(_UNKNOWN)
+
+    @asynccontextmanager
+    async def served(self, caller: Caller) -> AsyncGenerator[None, None]:
+        """What runs inside ends with CredentialError when the caller's key is revoked or expires."""
+        try:
+            async with asyncio.timeout(None) as scope:
+                entry = _Served(caller.key_id, scope)
+                self._served.add(entry)
+                try:
+                    yield
+                finally:
+                    self._served.discard(entry)
+        except TimeoutError:
+            if not (entry.revoked and scope.expired()):
+                raise
+            raise CredentialError("the credential was revoked, or expired, while this was served") from None
+
+    async def watch(self, period: float) -> None:
+        """Look for changed keys every `period` seconds, for ever."""
+        while True:
+            await self.keyring.refresh()
+            self.show_out()
+            await asyncio.sleep(period)
+
+    def show_out(self) -> None:
+        """End what is served to keys that do not count any more."""
+        now, loop = self._now(), asyncio.get_running_loop()
+        for entry in list(self._served):
+            key = self.keyring.get(entry.key_id)
+            gone = key is None and not entry.key_id.startswith("jwt-")
+            if not entry.revoked and (gone or (key is not None and not key.holds(now))):
+                entry.revoked = True
+                entry.scope.reschedule(loop.time())
+                _log.info("credential_revoked_while_served", key=entry.key_id)

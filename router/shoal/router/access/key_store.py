@@ -1,0 +1,134 @@
+"""Where keys are kept: a file (a mounted secret is one), or Redis. Read whole, and only when something changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import redis.asyncio
+
+from shoal.router.access.key import BadKeyError, Key
+
+KEYS = "shoal:{keys}"
+"""A Redis hash: id -> record. Its version is beside it, under the same hash tag, and rises with every change."""
+VERSION = f"{KEYS}:version"
+
+
+class KeysAwayError(Exception):
+    """The keys cannot be read or written now; the message says where and why."""
+
+
+class KeyStore(Protocol):
+    """Keeps keys. Every method raises KeysAwayError."""
+
+    async def changed(self) -> Sequence[Key] | None:
+        """All keys; None when they are what they were at the last call."""
+        ...
+
+    async def all(self) -> Sequence[Key]:
+        """All keys."""
+        ...
+
+    async def put(self, key: Key) -> None:
+        """Store it in place of one with its id."""
+        ...
+
+
+class FileKeys:
+    """A JSON file, `{"keys": [record, …]}`, that only its owner may read. One writer at a time."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._seen: tuple[int, int, int] | None = None
+
+    async def changed(self) -> Sequence[Key] | None:
+        """See `KeyStore`."""
+        try:
+            stat = self._path.stat()  # follows links: a mounted secret changes by one
+            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if seen == self._seen:
+                return None
+            keys = self._read()
+        except OSError as error:
+            raise KeysAwayError(f"{self._path} cannot be read: {error.strerror}") from error
+        self._seen = seen
+        return keys
+
+    async def all(self) -> Sequence[Key]:
+        """See `KeyStore`. A file that is not there holds none."""
+        try:
+            return self._read()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise KeysAwayError(f"{self._path} cannot be read: {error.strerror}") from error
+
+    async def put(self, key: Key) -> None:
+        """See `KeyStore`."""
+        keys = {k.id: k for k in await self.all()} | {key.id: key}
+        try:
+            self._write(keys.values())
+        except OSError as error:
+            raise KeysAwayError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def _write(self, keys: Iterable[Key]) -> None:
+        """All of it or nothing."""
+        part = self._path.with_name(self._path.name + ".part")
+        lines = ",\n".join(key.to_json() for key in keys)
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(f'{{"keys": [\n{lines}\n]}}\n')
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._path)
+
+    def _read(self) -> list[Key]:
+        try:
+            document = json.loads(self._path.read_text())
+            records = document["keys"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise KeysAwayError(f'{self._path} must hold {{"keys": [...]}}: {error}') from None
+        return _parsed(records, str(self._path))
+
+
+class RedisKeys:
+    """One hash for all routers."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client: Any = client
+        self._seen: bytes | None = None
+
+    async def changed(self) -> Sequence[Key] | None:
+        """See `KeyStore`."""
+        try:
+            version = await self._client.get(VERSION) or b"0"
+            if version == self._seen:
+                return None
+            records: Mapping[bytes, bytes] = await self._client.hgetall(KEYS)
+        except (redis.RedisError, OSError) as error:
+            raise KeysAwayError(f"Redis does not answer: {type(error).__name__}") from error
+        keys = _parsed(list(records.values()), "Redis")
+        self._seen = version  # read before the records: a change between the two is seen next time
+        return keys
+
+    async def all(self) -> Sequence[Key]:
+        """See `KeyStore`."""
+        self._seen = None
+        return await self.changed() or []
+
+    async def put(self, key: Key) -> None:
+        """See `KeyStore`."""
+        try:
+            pipeline = self._client.pipeline(transaction=True)
+            await pipeline.hset(KEYS, key.id, key.to_json()).incr(VERSION).execute()
+        except (redis.RedisError, OSError) as error:
+            raise KeysAwayError(f"Redis does not answer: {type(error).__name__}") from error
+
+
+def _parsed(records: Sequence[Any], where: str) -> list[Key]:
+    try:
+        return [Key.from_json(record) for record in records]
+    except BadKeyError as error:
+        raise KeysAwayError(f"{where} holds a record that is no key: {error}") from error
