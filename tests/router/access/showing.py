@@ -47,7 +47,7 @@ class Provider:
         """Settings of a router that believes it."""
         return {"jwks": str(self.file), "issuer": ISSUER, "audience": AUDIENCE}
 
-    def token(self, role: str | list[str] = "user", tenant: str = "acme", *, kid: str = "one", **claims: Any) -> str:
+    def token(self, role: str | list[str] = "user", tenant: str | None = "acme", *, kid: str = "one", **claims: Any) -> str:
         """Signed; claims that are None are left out."""
         now = int(time.time())
         usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "someone", "exp": now + 600, "tenant": tenant, "role": role}
@@ -88,7 +88,7 @@ class Ring:
         now = int(time.time())
         provider = self.provider
         claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "x", "exp": now + 600, "tenant": "acme", "role": "admin"}
-        unsigned = jwt.encode(claims, None, algorithm="none")
+        unsigned = jwt.encode(claims, "", algorithm="none")
         body = f"{_part({'alg': 'HS256', 'kid': 'one'})}.{_part(claims)}"  # signed with what is public, as if shared
         mac = hmac.new(self.provider.file.read_bytes(), body.encode(), hashlib.sha256).digest()
         confused = f"{body}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
