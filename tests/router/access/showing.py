@@ -47,7 +47,9 @@ class Provider:
         """Settings of a router that believes it."""
         return {"jwks": str(self.file), "issuer": ISSUER, "audience": AUDIENCE}
 
-    def token(self, role: str | list[str] = "user", tenant: str | None = "acme", *, kid: str = "one", **claims: Any) -> str:
+    def token(
+        self, role: str | list[str] = "user", tenant: str | None = "acme", *, kid: str = "one", **claims: Any
+    ) -> str:
         """Signed; claims that are None are left out."""
         now = int(time.time())
         usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "someone", "exp": now + 600, "tenant": tenant, "role": role}
