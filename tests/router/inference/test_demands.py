@@ -144,6 +144,6 @@ def test_after_a_call_the_rest_of_the_budget_holds() -> None:
 
 def test_sessions_keep_tools_as_they_were() -> None:
     """What is written for a session is read back equal."""
-    assert tools_from_text(tools_to_text([LOOKUP, NOW])) == [LOOKUP, NOW]
+    assert tools_from_text(tools_to_text([LOOKUP, NOW], ["python"])) == ([LOOKUP, NOW], ["python"])
     assert tools_to_text([]) == ""
-    assert tools_from_text("") == []
+    assert tools_from_text("") == ([], [])

@@ -18,7 +18,7 @@ from shoal.router.tools.runner import ToolOutput
 from shoal.router.tools.scripted import ScriptedTool
 from shoal.wire.details import read_details
 from tests.router.byte_tokenizer import ids_of
-from tests.router.conftest import StartCluster
+from tests.router.conftest import StartCluster, StartRouter
 from tests.router.talking import answer_of, events_of, failed, kinds_of, user
 
 LOOKUP = api.Tool(
@@ -234,6 +234,7 @@ async def test_an_unenforceable_keyword_is_warned_of(start_cluster: StartCluster
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+TEXT_OF_DIGITS = api.ResponseFormat(kind=api.RESPONSE_FORMAT_KIND_REGEX, schema="[0-9]")
 PYTHON_CALL = "<|channel|>analysis to=python code<|message|>2+2<|call|>"
 
 
@@ -300,3 +301,52 @@ async def test_a_turn_of_calls_ends_with_its_tokens(start_cluster: StartCluster,
     assert events[-1].done.finish_reason == api.FINISH_REASON_LENGTH
     assert events[-1].done.usage.output_tokens == most
     assert len(python.calls) == 1
+
+
+async def test_a_session_remembers_the_servers_tools(
+    start_cluster: StartCluster, tokenizer: Tokenizer, redis_url: str
+) -> None:
+    """The next turn need not name them; one that wants none of the session's tools says so."""
+    python = ScriptedTool(PYTHON, [ToolOutput("4")])
+    script = taking_turns(tokenizer, ANSWER, PYTHON_CALL, ANSWER, ANSWER)
+    cluster = await start_cluster(script, tools=[python], redis_url=redis_url)
+    chat = cluster.front.inference.Chat
+    await events_of(chat(user("?", server_tools=["python"], tools=[LOOKUP], session_id="s")))
+    second = await events_of(chat(user("?", session_id="s")))
+    await events_of(chat(user("?", session_id="s", only_these_tools=True)))
+
+    assert "tool_result" in kinds_of(second)
+    assert "functions.lookup" in str(cluster.worker.submits[1].constraint)
+    bare = prompt_of(cluster.worker, tokenizer)
+    assert "## python" not in bare
+    assert "namespace functions" not in bare
+
+
+async def test_a_remembered_tool_that_is_gone_is_told(
+    start_cluster: StartCluster, start_router: StartRouter, tokenizer: Tokenizer, redis_url: str
+) -> None:
+    """A session goes on at a router without the tool; the turn warns of it."""
+    python = ScriptedTool(PYTHON, [ToolOutput("4")])
+    cluster = await start_cluster(saying(ids_of(tokenizer, ANSWER)), tools=[python], redis_url=redis_url)
+    other = await start_router(workers=(cluster.worker.address,), redis_url=redis_url)
+    await events_of(cluster.front.inference.Chat(user("?", server_tools=["python"], session_id="s")))
+    events = await events_of(other.inference.Chat(user("?", session_id="s")))
+
+    assert answer_of(events) == "4"
+    assert ["'python'" in event.warning.message for event in events if event.HasField("warning")] == [True]
+
+
+@pytest.mark.parametrize("most", [0, 1])
+async def test_a_request_may_bound_the_calls_itself(
+    most: int, start_cluster: StartCluster, tokenizer: Tokenizer
+) -> None:
+    """Fewer than the server allows; after the last one the model cannot call any more."""
+    python = ScriptedTool(PYTHON, [ToolOutput("4")])
+    script = taking_turns(tokenizer, *[PYTHON_CALL] * most, ANSWER)
+    cluster = await start_cluster(script, tools=[python])
+    request = user("?", server_tools=["python"], max_tool_calls=most, response_format=TEXT_OF_DIGITS)
+    events = await events_of(cluster.front.inference.Chat(request))
+
+    assert (len(python.calls), answer_of(events)) == (most, "4")
+    may = ["to=python" in str(submit.constraint) for submit in cluster.worker.submits]
+    assert may == [True] * most + [False]

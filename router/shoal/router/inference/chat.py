@@ -91,7 +91,7 @@ class Chat:
         request, call, opening = plan.request, plan.call, plan.opening
         reader = self._reader(plan, work)
         meter = self.metrics.meter(call.arrived, call.clock)
-        tools = _ToolTime(self.settings)
+        tools = _ToolTime(self.settings, request)
         while True:
             async with contextlib.aclosing(self.backend.submit(work)) as outputs:
                 async for output in outputs:
@@ -151,7 +151,9 @@ class Chat:
 
     def _work(self, plan: _Plan, choice: int) -> Work:
         """The first round."""
-        return self._round(plan, choice, runs_of(plan.opening.prompt), plan.request.limits, plan.opening.demands.rules)
+        demands, tools = plan.opening.demands, _ToolTime(self.settings, plan.request)
+        rules = demands.rules if not tools.spent else demands.without_server_tools(demands.rules)
+        return self._round(plan, choice, runs_of(plan.opening.prompt), plan.request.limits, rules)
 
     def _next_work(self, plan: _Plan, choice: int, reader: TurnReader, tools: _ToolTime) -> Work | None:
         """The round after a tool's answer; None when no token is left for it."""
@@ -200,8 +202,10 @@ class Chat:
 class _ToolTime:
     """The bound on calls of the server's tools in one choice of a turn: their number and their time."""
 
-    def __init__(self, settings: ChatSettings) -> None:
+    def __init__(self, settings: ChatSettings, request: api.ChatRequest) -> None:
         self._left, self._seconds = settings.tool_rounds, settings.tool_seconds
+        if request.HasField("max_tool_calls"):
+            self._left = min(self._left, request.max_tool_calls)
         self.rounds = 0
 
     @property

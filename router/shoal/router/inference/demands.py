@@ -56,8 +56,11 @@ class Demands:
         rules = replace(self.rules, tool_choice="none" if self.rules.tool_choice == "none" else "auto", named="")
         if rules.reasoning_budget is not None:
             rules = replace(rules, reasoning_budget=max(0, rules.reasoning_budget - reasoned))
-        if may_call:
-            return rules
+        return rules if may_call else self.without_server_tools(rules)
+
+    @staticmethod
+    def without_server_tools(rules: TurnRules) -> TurnRules:
+        """The rules when no call of a server's tool is left."""
         return replace(rules, tools=tuple(tool for tool in rules.tools if not tool.on_server))
 
 
@@ -89,16 +92,18 @@ def read_demands(
     return Demands(tuple(functions), formats, tuple(runners), rules)
 
 
-def tools_to_text(tools: Sequence[api.Tool]) -> str:
+def tools_to_text(tools: Sequence[api.Tool], server_tools: Sequence[str] = ()) -> str:
     """Tools as a session keeps them; empty for none."""
     rows = [[tool.name, tool.description, tool.parameters, tool.strict] for tool in tools]
-    return json.dumps(rows, ensure_ascii=False, separators=(",", ":")) if rows else ""
+    kept = {"functions": rows, "server": sorted(set(server_tools))}
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")) if rows or server_tools else ""
 
 
-def tools_from_text(text: str) -> list[api.Tool]:
-    """What `tools_to_text` wrote."""
-    rows = json.loads(text) if text else []
-    return [api.Tool(name=row[0], description=row[1], parameters=row[2], strict=row[3]) for row in rows]
+def tools_from_text(text: str) -> tuple[list[api.Tool], list[str]]:
+    """What `tools_to_text` wrote: functions, and names of tools that run on the server."""
+    kept = json.loads(text) if text else {"functions": [], "server": []}
+    rows = kept["functions"]
+    return [api.Tool(name=r[0], description=r[1], parameters=r[2], strict=r[3]) for r in rows], kept["server"]
 
 
 def _tool(field: str, tool: api.Tool) -> tuple[Function, ToolRule]:

@@ -66,7 +66,7 @@ class Openings:
     async def open(self, request: api.ChatRequest, tenant: str) -> Opening:
         """Raises FieldError for whatever is wrong with the request, TurnConflictError, SessionsAwayError."""
         effort, ttl = effort_of(request), self._ttl(request)
-        runners = self.toolbox.chosen(request.server_tools)
+        self.toolbox.chosen(request.server_tools)  # a wrong name is refused before anything is read
         session = await self._load(request, tenant)
         number = session.info.next_turn if session is not None else 0
         if request.HasField("expected_turn") and request.expected_turn != number:
@@ -74,7 +74,8 @@ class Openings:
         history = [item.message for item in session.items] if session is not None else []
         new = read_messages(request.messages, first_turn=number == 0, calls=calls_of(history))
         kept = session.info.tools if session is not None else ""
-        tools = list(request.tools) or tools_from_text(kept)
+        tools, server_tools, lost = self._tools(request, kept)
+        runners = self.toolbox.chosen(server_tools)
         demands = read_demands(request, tools, runners, parallel=self.parallel_calls)
         warnings = await check_off_loop(demands.rules) if demands.rules != TurnRules() else ()
         settings = SystemSettings(
@@ -88,7 +89,18 @@ class Openings:
             rendered, prompt = self._render(settings, history, new, demands)
         else:
             rendered, prompt = await asyncio.to_thread(self._render, settings, history, new, demands)
-        return Opening(number, rendered, prompt, demands, warnings, settings.date, tools_to_text(tools), ttl)
+        in_force = tools_to_text(tools, server_tools)
+        return Opening(number, rendered, prompt, demands, (*lost, *warnings), settings.date, in_force, ttl)
+
+    def _tools(self, request: api.ChatRequest, kept: str) -> tuple[list[api.Tool], list[str], tuple[str, ...]]:
+        """Functions and server tools in force, and warnings. `kept` is what the session remembers of both."""
+        functions, server_tools = list(request.tools), list(request.server_tools)
+        if request.only_these_tools:
+            return functions, server_tools, ()
+        kept_functions, kept_server = tools_from_text(kept)
+        lost = [name for name in kept_server if name not in self.toolbox.names] if not server_tools else []
+        told = tuple(f"server_tools: the session had {name!r}, which this server does not run" for name in lost)
+        return functions or kept_functions, server_tools or [name for name in kept_server if name not in lost], told
 
     def sessions(self) -> SessionStore:
         """The store. Raises SessionsAwayError when there is none."""

@@ -100,8 +100,6 @@ def turn_of(body: ResponseBody, messages: Sequence[api.Message], request_id: str
     choice = None
     if body.tool_choice is not None:
         choice, tools = tool_choice(_mapped_choice(body.tool_choice), tools, "tool_choice")
-    elif not tools and body.previous_response_id:
-        choice = api.ToolChoice(mode=api.TOOL_CHOICE_MODE_NONE)  # earlier responses' tools are not this one's
     return api.ChatRequest(
         messages=messages,
         request_id=request_id,
@@ -117,6 +115,8 @@ def turn_of(body: ResponseBody, messages: Sequence[api.Message], request_id: str
         logprobs=LOGPROBS in (body.include or ()) or bool(body.top_logprobs),
         top_logprobs=body.top_logprobs or 0,
         server_tools=server_tools,
+        max_tool_calls=body.max_tool_calls,
+        only_these_tools=True,  # earlier responses' tools are not this one's
     )
 
 
