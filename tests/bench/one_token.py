@@ -22,7 +22,7 @@ import torch
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.cluster.placement import even_placement
 from shoal.kernels import native
-from shoal.workers.experts.exchange import Handle
+from shoal.workers.experts.exchange import Handle, Wish
 from shoal.workers.experts.group_exchange import GroupExchange
 from tests.bench import router_overhead
 from tests.bench.record import Row, paired, seconds, write
@@ -79,7 +79,7 @@ def exchange_rows(rounds: int) -> list[Row]:
             ids = torch.stack([torch.randperm(experts, generator=g)[:top_k] for _ in range(tokens)]).int()
             end, ours, bare = ends[rank], [], []
             for step in range(rounds * 40):
-                end.agree(step, tokens, False)
+                end.agree(step, tokens, Wish.NONE)
                 start = time.perf_counter()
                 handle = end.dispatch(0, x, ids)
                 end.combine(torch.zeros(sum(handle.rows_of_peer), hidden), handle)

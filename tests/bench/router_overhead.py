@@ -91,7 +91,7 @@ def _serve(path: str, pipe: Any) -> None:
     facts = worker.prepare()
     member = Member(0, facts.worker_id, facts.address)
     placement = even_placement(facts.num_layers, facts.num_experts, 1)
-    worker.join(GroupSpec("g0", 1, "127.0.0.1", 0, (member,), placement))
+    worker.reconfigure(GroupSpec("g0", 1, "127.0.0.1", 0, (member,), placement), together=True)
     pipe.send(facts.address)
     threading.Event().wait()
 

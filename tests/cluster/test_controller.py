@@ -11,7 +11,7 @@ from shoal.cluster.controller import Controller, FleetError
 from shoal.cluster.lifecycle import GroupState
 from shoal.cluster.registry_writer import RegistryAwayError
 from shoal.wire.registry import GroupEntry
-from shoal.workers.experts.group import GroupSpec, JoinReport, WorkerFacts
+from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 from tests.cluster.test_lifecycle import facts, report
 
 
@@ -37,7 +37,7 @@ class FakeFleet:
         await self._act(f"prepare {rank}")
         return facts(rank)
 
-    async def join(self, group: str, rank: int, spec: GroupSpec) -> JoinReport:
+    async def join(self, group: str, rank: int, spec: GroupSpec) -> EpochReport:
         await self._act(f"join {rank}")
         return report(rank)
 

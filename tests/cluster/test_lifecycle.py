@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shoal.cluster import lifecycle as life
 from shoal.cluster.lifecycle import GroupState, Phase, step
-from shoal.workers.experts.group import JoinReport, WorkerFacts
+from shoal.workers.experts.group import EpochReport, WorkerFacts
 
 DEADLINE = 100.0
 
@@ -24,9 +24,9 @@ def facts(rank: int, **changes: object) -> WorkerFacts:
     return replace(good, **changes)  # type: ignore[arg-type]  # tests pass fields of the right type
 
 
-def report(rank: int) -> JoinReport:
+def report(rank: int) -> EpochReport:
     """What a rank says once it joined."""
-    return JoinReport(rank, 4, 1, 0.1)
+    return EpochReport(rank, 4, 4, 1, 0.1, 0.1)
 
 
 def new(ep_size: int = 2) -> GroupState:

@@ -54,7 +54,7 @@ def groups(tiny: Path) -> Iterator[dict[int, list[str]]]:
             members=tuple(Member(i, f.worker_id, f.address) for i, f in enumerate(facts[size])),
             placement=even_placement(facts[size][0].num_layers, facts[size][0].num_experts, size),
         )
-        ray.get([a.join.remote(spec) for a in ranks], timeout=60)
+        ray.get([a.reconfigure.remote(spec, True) for a in ranks], timeout=60)
     yield {size: [f.address for f in facts[size]] for size in SIZES}
     ray.get([a.stop.remote() for ranks in actors.values() for a in ranks], timeout=60)
     ray.shutdown()

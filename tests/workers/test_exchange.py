@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shoal.cluster.placement import even_placement
 from shoal.workers.errors import ExchangeError
-from shoal.workers.experts.exchange import Exchange
+from shoal.workers.experts.exchange import Exchange, Wish
 from shoal.workers.experts.group_exchange import GroupExchange
 from shoal.workers.experts.placement import Placement
 from tests.workers.groups import exchanges, on_ranks
@@ -21,7 +21,7 @@ WIDTH, TOP_K, EXPERTS = 16, 2, 6
 
 def serve(end: Exchange, layer: int, x_dp: torch.Tensor, ids_dp: torch.Tensor) -> torch.Tensor:
     """One layer whose expert e adds 100 * (e + 1) to the token."""
-    end.agree(0, x_dp.shape[0], False)
+    end.agree(0, x_dp.shape[0], Wish.NONE)
     handle = end.dispatch(layer, x_dp, ids_dp)
     rows = [
         handle.x_ep[r] + 100 * (int(e) + 1)
@@ -65,7 +65,7 @@ def test_ranks_at_different_steps_are_refused() -> None:
 
     def agree(rank: int) -> str:
         with pytest.raises(ExchangeError) as error:
-            ends[rank].agree(rank, 1, False)
+            ends[rank].agree(rank, 1, Wish.NONE)
         return str(error.value)
 
     assert all("step" in message for message in on_ranks(2, agree))
@@ -84,7 +84,7 @@ def test_a_damaged_message_is_refused() -> None:
     ids = torch.tensor([[0, 3], [1, 4]], dtype=torch.int32)
 
     def dispatch(rank: int) -> bool:
-        ends[rank].agree(0, 2, False)
+        ends[rank].agree(0, 2, Wish.NONE)
         try:
             ends[rank].dispatch(0, torch.randn(2, WIDTH), ids)
         except ExchangeError as error:
@@ -99,5 +99,5 @@ def test_a_silent_peer_is_noticed_at_the_deadline() -> None:
     ends = pair(timeout=1.0)
     start = time.monotonic()
     with pytest.raises(ExchangeError):
-        ends[0].agree(0, 1, False)
+        ends[0].agree(0, 1, Wish.NONE)
     assert 0.5 < time.monotonic() - start < 10

@@ -42,7 +42,7 @@ class Group:
             members=tuple(Member(i, f.worker_id, f.address) for i, f in enumerate(facts)),
             placement=even_placement(facts[0].num_layers, facts[0].num_experts, size),
         )
-        self.reports = on_ranks(size, lambda rank: self.workers[rank].join(spec))
+        self.reports = on_ranks(size, lambda rank: self.workers[rank].reconfigure(spec, True))
 
     def stop(self) -> None:
         on_ranks(len(self.workers), lambda rank: self.workers[rank].stop())
@@ -58,7 +58,7 @@ def pair(tiny: Path) -> Iterator[Group]:
 
 def test_each_rank_read_only_its_experts(pair: Group) -> None:
     """Two ranks hold half of the experts each."""
-    assert [report.experts_loaded for report in pair.reports] == [4 * 4, 4 * 4]
+    assert [report.experts_held for report in pair.reports] == [4 * 4, 4 * 4]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -189,9 +189,10 @@ def test_a_full_worker_refuses_with_a_hint(tiny: Path) -> None:
         group.stop()
 
 
-def test_a_lost_peer_answers_everybody(tiny: Path) -> None:
-    """When a rank leaves in the middle, the other ends its requests with a typed reason and is not ready."""
-    group = Group(tiny, 2)
+def test_a_lost_peer_that_nobody_replaces_answers_everybody(tiny: Path) -> None:
+    """When a rank leaves in the middle, the other waits for a new epoch with its requests; when none comes in time, it
+    ends them with a typed reason and takes no more."""
+    group = Group(tiny, 2, epoch_patience=0.5)
     try:
         with connected(group.addresses[0]) as client:
             client.send(submit_message("doomed", [1, 2, 3], max_tokens=4000))
@@ -203,5 +204,22 @@ def test_a_lost_peer_answers_everybody(tiny: Path) -> None:
                 pass
             assert message.refused.reason == pb.REFUSAL_REASON_UNAVAILABLE
             assert not client.stub.GetStatus(pb.GetStatusRequest()).ready
+            client.send(submit_message("late", [1, 2, 3]))
+            assert client.next().refused.reason == pb.REFUSAL_REASON_UNAVAILABLE
     finally:
         group.stop()
+
+
+def test_a_draining_worker_takes_nothing_new_and_ends_what_it_has(pair: Group) -> None:
+    """A new request is refused as unavailable, to be tried elsewhere; the running one goes on to its end."""
+    with connected(pair.addresses[0]) as client:
+        client.send(submit_message("running", [1, 2, 3], max_tokens=60))
+        outputs = client.outputs("running")
+        next(outputs)
+        pair.workers[0].drain()
+        with connected(pair.addresses[0]) as other:
+            other.send(submit_message("new", [1, 2, 3]))
+            assert other.next().refused.reason == pb.REFUSAL_REASON_UNAVAILABLE
+        assert list(outputs)[-1].finish == pb.SEQUENCE_FINISH_LENGTH
+        pair.workers[0].drain(False)
+        assert client.stub.GetStatus(pb.GetStatusRequest()).ready

@@ -23,7 +23,7 @@ from shoal.cluster import lifecycle as life
 from shoal.cluster.lifecycle import GroupState, Phase
 from shoal.cluster.registry_writer import Registry, RegistryAwayError
 from shoal.wire.registry import GroupEntry
-from shoal.workers.experts.group import GroupSpec, JoinReport, WorkerFacts
+from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class Fleet(Protocol):
     async def prepare(self, group: str, rank: int) -> WorkerFacts:
         """Start the rank's process and let it prepare."""
 
-    async def join(self, group: str, rank: int, spec: GroupSpec) -> JoinReport:
+    async def join(self, group: str, rank: int, spec: GroupSpec) -> EpochReport:
         """Let the rank join."""
 
     async def probe(self, group: str, rank: int) -> None:
@@ -199,7 +199,7 @@ class Controller:
 def _describe(state: GroupState) -> dict[str, Any]:
     reports = state.reports or (None,) * len(state.facts)
     workers = [
-        {"rank": rank, **dataclasses.asdict(facts), "experts_loaded": report.experts_loaded if report else 0}
+        {"rank": rank, **dataclasses.asdict(facts), "experts_loaded": report.experts_held if report else 0}
         for rank, (facts, report) in enumerate(zip(state.facts, reports, strict=True))
         if facts is not None
     ]

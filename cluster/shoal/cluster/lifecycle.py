@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from shoal.cluster.placement import even_placement
 from shoal.wire.registry import GroupEntry, WorkerEntry
-from shoal.workers.experts.group import GroupSpec, JoinReport, Member, WorkerFacts
+from shoal.workers.experts.group import EpochReport, GroupSpec, Member, WorkerFacts
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class GroupState:
     phase: Phase = Phase.PLACING
     facts: tuple[WorkerFacts | None, ...] = ()
     """By rank, once prepared."""
-    reports: tuple[JoinReport | None, ...] = ()
+    reports: tuple[EpochReport | None, ...] = ()
     """By rank, once joined."""
     reason: str = ""
     """Why it failed."""
@@ -89,7 +89,7 @@ class Joined:
     """A rank holds its experts and is connected."""
 
     rank: int
-    report: JoinReport
+    report: EpochReport
 
 
 @dataclass(frozen=True, slots=True)

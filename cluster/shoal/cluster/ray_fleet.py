@@ -28,7 +28,7 @@ from shoal.cluster.controller import FleetError
 from shoal.cluster.errors import StartError
 from shoal.cluster.topology import Need, listen_hosts
 from shoal.workers.config import WorkerConfig
-from shoal.workers.experts.group import GroupSpec, JoinReport, WorkerFacts
+from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 
 log = structlog.get_logger()
 
@@ -90,9 +90,9 @@ class RayFleet:
         facts: WorkerFacts = await self._call(actor.prepare.remote())
         return facts
 
-    async def join(self, group: str, rank: int, spec: GroupSpec) -> JoinReport:
+    async def join(self, group: str, rank: int, spec: GroupSpec) -> EpochReport:
         """Raises FleetError when a peer or an expert is missing."""
-        report: JoinReport = await self._call(self._actors[group, rank].join.remote(spec))
+        report: EpochReport = await self._call(self._actors[group, rank].reconfigure.remote(spec, True))
         return report
 
     async def probe(self, group: str, rank: int) -> None:

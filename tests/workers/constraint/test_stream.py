@@ -24,8 +24,8 @@ def address(tiny: Path) -> Iterator[str]:
     worker = Worker(WorkerConfig(model=str(tiny), worker_id="w", kv_tokens=2048))
     facts = worker.prepare()
     placement = even_placement(facts.num_layers, facts.num_experts, 1)
-    worker.join(GroupSpec(group="g", epoch=1, store_host="", store_port=0,
-                          members=(Member(0, facts.worker_id, facts.address),), placement=placement))  # fmt: skip
+    members = (Member(0, facts.worker_id, facts.address),)
+    worker.reconfigure(GroupSpec("g", 1, "", 0, members, placement), together=True)
     yield facts.address
     worker.stop()
 

@@ -1,12 +1,12 @@
 """The Ray actor: a thin shell around `Worker`, which is tested without Ray.
 
     actor = ray.remote(WorkerActor).options(num_cpus=1, max_concurrency=4).remote(WorkerConfig(model="…"))
-    facts = ray.get(actor.prepare.remote())          # dense weights loaded, gRPC listening, not yet ready
-    report = ray.get(actor.join.remote(group_spec))  # experts loaded, ranks connected, serving
+    facts = ray.get(actor.prepare.remote())                 # dense weights loaded, gRPC listening, in no epoch
+    report = ray.get(actor.reconfigure.remote(spec, True))  # experts loaded, ranks connected, serving
     ray.get(actor.stop.remote())
 
-Nothing is called per token: routers talk to the worker's gRPC stream. When the process dies, routers see the
-stream end at once; the peers' next exchange fails and they report not ready.
+Nothing is called per token: routers talk to the worker's gRPC stream. When the process dies, routers and controller see
+their streams end at once; the peers' exchange fails, and they rest with all they have until a new epoch comes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.workers.config import WorkerConfig
-from shoal.workers.experts.group import GroupSpec, JoinReport, WorkerFacts
+from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 from shoal.workers.orphan import end_with_parent
 from shoal.workers.worker import Worker
 
@@ -30,9 +30,21 @@ class WorkerActor:
         """Load what every rank holds and listen. Raises CheckpointError for a bad checkpoint."""
         return self._worker.prepare()
 
-    def join(self, spec: GroupSpec) -> JoinReport:
-        """Load this rank's experts, connect to the peers, start serving. Raises ExchangeError without a peer."""
-        return self._worker.join(spec)
+    def stage(self, spec: GroupSpec) -> int:
+        """Read what the epoch will want while the one before is served; how many experts. Raises NoRoomError."""
+        return self._worker.stage(spec)
+
+    def reconfigure(self, spec: GroupSpec, together: bool) -> EpochReport:
+        """Serve the epoch. Raises ExchangeError without a peer, UnfitError for wrong logits."""
+        return self._worker.reconfigure(spec, together)
+
+    def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, str]:
+        """For a controller that starts again."""
+        return self._worker.describe()
+
+    def drain(self, wanted: bool = True) -> None:
+        """Take nothing new, or take requests again."""
+        self._worker.drain(wanted)
 
     def status(self) -> dict[str, Any]:
         """Plain values for people and tools."""

@@ -45,8 +45,19 @@ class WorkerConfig:
     """Keep the KV of finished sequences and find common prefixes in it."""
     speculative_tokens: int = 0
     """Most tokens guessed ahead per sequence and verified in one step; the output is the same. 0: none."""
-    collective_timeout: float = 10.0
-    """Deadline of every exchange between ranks."""
+    collective_timeout: float = 5.0
+    """Deadline of every exchange between ranks. A rank that died is noticed at once, one that hangs by its heartbeat;
+    this is for what neither shows."""
+    expert_spare_slots: int = 0
+    """Slots per layer kept free for experts of a rank that dies or of a changed placement; without them that takes new
+    memory."""
+    canary_period: float = 60.0
+    """Repeat the self-test this often while serving; 0: never."""
+    epoch_patience: float = 30.0
+    """How long requests wait while the group is repaired before they are refused."""
+    golden: str = ""
+    """File of logits that the model must reproduce, from `shoal checkpoint golden`; empty: golden.safetensors in the
+    checkpoint directory, if it is there."""
     tls: TlsConfig = field(default_factory=TlsConfig)
     """The [tls] section."""
     outbox_limit: int = 4096
@@ -64,11 +75,12 @@ class WorkerConfig:
             raise ConfigError("worker.model must name a checkpoint directory")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"worker.port must be 0 to 65535, not {self.port!r}")
-        for key in ("max_context", "kv_memory", "speculative_tokens"):
+        for key in ("max_context", "kv_memory", "speculative_tokens", "expert_spare_slots", "canary_period"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"worker.{key} must be 0 or more, not {getattr(self, key)!r}")
-        if not self.collective_timeout > 0:
-            raise ConfigError(f"worker.collective_timeout must be above 0 seconds, not {self.collective_timeout!r}")
+        for key in ("collective_timeout", "epoch_patience"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"worker.{key} must be above 0 seconds, not {getattr(self, key)!r}")
         if self.max_batch_tokens < self.max_batch_size:
             raise ConfigError(
                 f"worker.max_batch_tokens ({self.max_batch_tokens}) must be at least "

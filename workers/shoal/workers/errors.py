@@ -7,7 +7,10 @@ WorkerError
 ├── StaleAttemptError  a newer attempt of the request was seen
 ├── NotReadyError      not in a group, or shutting down
 ├── ConstraintError    a constraint leaves no token to choose, or costs more than it may
-└── ExchangeError      a rank died, hung, or sent what was not agreed; the step never happened
+├── ExchangeError      a rank died, hung, or sent what was not agreed; the step never happened
+├── StaleEpochError    a newer epoch was seen: whoever asks for this one is late
+├── NoRoomError        the experts asked for do not fit into this worker's memory
+└── UnfitError         the self-test gave other logits than it must
 """
 
 from __future__ import annotations
@@ -43,3 +46,15 @@ class ConstraintError(WorkerError):
 
 class ExchangeError(WorkerError):
     """An exchange between ranks did not complete as agreed."""
+
+
+class StaleEpochError(WorkerError):
+    """A newer epoch was asked for already."""
+
+
+class NoRoomError(WorkerError):
+    """What should be held does not fit."""
+
+
+class UnfitError(WorkerError):
+    """This worker, or a peer whose experts it uses, computes other numbers than it must."""

@@ -1,4 +1,11 @@
-"""The engine's own thread: takes what arrived, steps, hands the news out, sleeps when the whole group has no work."""
+"""The engine's own thread: takes what arrived, steps, hands the news out, sleeps when the whole group has no work.
+
+Between two epochs it rests: it goes on taking requests, cancels and deadlines, and computes nothing.
+
+    IDLE -> SERVING <-> PAUSED     the group agreed to rest before a step
+                    <-> BROKEN     the exchange broke; every sequence is kept, the step never happened
+            any     ->  ENDED      it was told to stop, or failed
+"""
 
 from __future__ import annotations
 
@@ -7,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from enum import Enum
 from functools import partial
 from typing import Protocol
 
@@ -15,14 +23,28 @@ import structlog
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.engine.engine import Engine, Output
 from shoal.workers.engine.sequence import Finish, Sequence
-from shoal.workers.errors import ExchangeError, NotReadyError, StaleAttemptError
+from shoal.workers.errors import ExchangeError, NotReadyError, StaleAttemptError, UnfitError
 from shoal.workers.experts.alarm import Alarm
+from shoal.workers.experts.exchange import Wish
 from shoal.workers.messages import kv_events_from, step_messages
 
 log = structlog.get_logger()
 
-
 ATTEMPTS_REMEMBERED = 4096
+
+_LOOK = 0.05
+"""Seconds between two looks at what arrived while the loop rests."""
+
+
+class State(Enum):
+    """What the loop does."""
+
+    IDLE = pb.WORKER_STATE_IDLE
+    SERVING = pb.WORKER_STATE_SERVING
+    PAUSED = pb.WORKER_STATE_PAUSED
+    BROKEN = pb.WORKER_STATE_BROKEN
+    UNFIT = pb.WORKER_STATE_UNFIT
+    ENDED = pb.WORKER_STATE_ENDED
 
 
 class Post(Protocol):
@@ -38,43 +60,72 @@ class Post(Protocol):
         """To every stream that asked for KV events."""
         ...
 
+    def announce(self) -> None:
+        """The worker's state changed: tell those who watch it."""
+        ...
+
 
 class EngineLoop:
-    """Runs one engine in one epoch until the group stops or its exchange breaks.
+    """Runs one engine through one epoch after another.
 
     Every sequence that `submit` took is answered: by tokens and a finish, or by one refusal.
     """
 
-    def __init__(self, engine: Engine, epoch: int, alarm: Alarm, post: Post) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        alarm: Alarm,
+        post: Post,
+        canary: Callable[[], None] = lambda: None,
+        canary_period: float = 0.0,
+        patience: float = 30.0,
+    ) -> None:
+        """`canary` repeats the self-test, together with all ranks, every `canary_period` seconds (0: never), and may
+        raise UnfitError. `patience`: seconds that requests wait for the next epoch before they are refused."""
         self.engine = engine
-        self._epoch = epoch
+        self.epoch = 0
+        self.state = State.IDLE
+        self.why = "in no group yet"
+        self.draining = False
         self._alarm = alarm
         self._post = post
+        self._canary = canary
+        self._canary_period = canary_period
+        self._next_canary = 0.0
+        self._patience = patience
         self._inbox: queue.SimpleQueue[Sequence | pb.Cancel | str] = queue.SimpleQueue()
         self._gate = threading.Lock()  # a sequence is either refused or in the inbox before the loop's last look
-        self._open = True
+        self._open = False
+        self._resting = threading.Condition()
+        self._rests = False
+        self._resumed = False
+        self._pause_asked = False
+        self._abandoned = False
         self._stopping = False
         self._attempts: OrderedDict[tuple[str, int], int] = OrderedDict()
-        self.failure = ""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-
-    @property
-    def ready(self) -> bool:
-        return self._open
 
     @property
     def busy(self) -> bool:
         """Whether anything is queued or running."""
         return not self._inbox.empty() or self.engine.has_work
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping
+
     def start(self) -> None:
+        """Begin to rest, until the first epoch."""
         self._thread.start()
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises NotReadyError, StaleAttemptError, OverloadedError, RequestError."""
         with self._gate:
+            if self.draining:
+                raise NotReadyError("this worker is about to leave: try another")
             if not self._open:
-                raise NotReadyError(self.failure or "this worker is shutting down")
+                raise NotReadyError(self.why or "this worker is shutting down")
             self.engine.check(sequence, backlog=self._inbox.qsize())
             self._check_attempt(sequence)
             self._inbox.put(sequence)
@@ -90,39 +141,125 @@ class EngineLoop:
         self._inbox.put(stream)
         self._alarm.ring()
 
-    def refuse_new(self) -> None:
-        """Begin to drain."""
+    def drain(self, wanted: bool = True) -> None:
+        """Take nothing new; what runs goes on. Or, with False, take requests again."""
         with self._gate:
-            self._open = False
+            self.draining = wanted
+        self._post.announce()
+
+    def pause(self, together: bool, timeout: float) -> None:
+        """Bring the loop to rest between two steps; engine and exchange then belong to the caller until `resume`.
+
+        `together`: with all ranks of the epoch, by agreement. Else without them: somebody is lost, no collective can
+        succeed any more. Raises ExchangeError when it does not come to rest in time.
+        """
+        with self._resting:
+            self._pause_asked, self._abandoned = True, not together
+        self._alarm.ring()
+        with self._resting:
+            if not self._resting.wait_for(lambda: self._rests, timeout):
+                raise ExchangeError(f"this rank did not come to rest within {timeout:g} s")
+
+    def resume(self, epoch: int) -> None:
+        """Serve `epoch` with the engine as the caller left it."""
+        with self._resting:
+            assert self._rests, "only a resting loop is changed"
+            self.epoch, self._resumed = epoch, True
+            self._pause_asked = self._abandoned = self._rests = False
+            self._resting.notify_all()
 
     def stop(self, timeout: float) -> None:
-        """Leave the group after the current step; every rank's loop ends with it. Safe to repeat."""
-        self.refuse_new()
-        self._stopping = True
+        """End after the current step and refuse what is left; the other ranks rest then. Safe to repeat."""
+        with self._gate:
+            self._open = False
+        with self._resting:
+            self._stopping = self._pause_asked = True
+            self._resting.notify_all()
         self._alarm.ring()
-        self._thread.join(timeout)
+        self._post.announce()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    # -- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        engine = self.engine
         try:
-            while True:
-                ended = self._drain()
-                result = engine.step(stopping=self._stopping)
-                self._publish((*ended, *result.outputs), result.step)
-                if result.stopping:
-                    self._answer_all("the group is stopping", pb.REFUSAL_REASON_UNAVAILABLE)
-                    return
-                if result.idle and not engine.has_work:
-                    engine.check_integrity()
-                    self._alarm.sleep(engine.next_step)
-        except ExchangeError as error:
-            log.error("the expert exchange broke", error=str(error))
-            self._answer_all(f"the expert exchange broke: {error}", pb.REFUSAL_REASON_UNAVAILABLE)
+            self._rest(State.IDLE, self.why)
+            while self._await_epoch():
+                self._serve()
+            self._end("this worker is leaving", pb.REFUSAL_REASON_UNAVAILABLE)
         except Exception as error:  # whatever it was, every accepted request must still be answered
             log.exception("the engine failed")
-            self._answer_all(f"the engine failed: {error}", pb.REFUSAL_REASON_INTERNAL)
+            self._end(f"the engine failed: {error}", pb.REFUSAL_REASON_INTERNAL)
         finally:
-            engine.exchange.close()
+            self.engine.exchange.close()
+
+    def _serve(self) -> None:
+        """One epoch."""
+        engine = self.engine
+        try:
+            while not self._abandoned:
+                ended = self._drain()
+                result = engine.step(self._wishes())
+                self._publish((*ended, *result.outputs), result.step)
+                if Wish.PAUSE in result.wishes:
+                    self._rest(State.PAUSED, "the group rests until its next epoch")
+                    return
+                if Wish.CANARY in result.wishes:
+                    self._canary()
+                    self._next_canary = time.monotonic() + self._canary_period
+                if result.idle and not engine.has_work:
+                    engine.check_integrity()
+                    self._alarm.sleep(engine.next_step, self._until_canary())
+            self._rest(State.PAUSED, "the group is given up")
+        except ExchangeError as error:
+            log.warning("the expert exchange broke", epoch=self.epoch, error=str(error))
+            self._rest(State.BROKEN, f"the expert exchange broke: {error}")
+        except UnfitError as error:
+            log.error("the self-test failed", epoch=self.epoch, error=str(error))
+            self._rest(State.UNFIT, str(error))
+            self._refuse_all(str(error), pb.REFUSAL_REASON_UNAVAILABLE)
+
+    def _wishes(self) -> Wish:
+        wishes = Wish.PAUSE if self._pause_asked else Wish.NONE
+        if self._canary_period and time.monotonic() >= self._next_canary:
+            self._next_canary = time.monotonic() + self._canary_period
+            wishes |= Wish.CANARY
+        return wishes
+
+    def _until_canary(self) -> float | None:
+        return max(0.0, self._next_canary - time.monotonic()) if self._canary_period else None
+
+    def _rest(self, state: State, why: str) -> None:
+        with self._resting:
+            self.state, self.why = state, why
+            self._rests = True
+            self._resting.notify_all()
+        self._post.announce()
+
+    def _await_epoch(self) -> bool:
+        """Rest until an epoch comes; False when none will."""
+        give_up: float | None = time.monotonic() + self._patience
+        while True:
+            with self._resting:
+                if not self._resumed and not self._stopping:
+                    self._resting.wait(_LOOK)
+                if self._stopping:
+                    return False
+                if self._resumed:
+                    self._resumed = False
+                    self.state, self.why = State.SERVING, ""
+                    break
+            self._publish(tuple(self._drain()), self.engine.next_step)
+            if give_up is not None and self._open and time.monotonic() > give_up:
+                give_up = None
+                why = f"no new epoch within {self._patience:g} s after: {self.why}"
+                self._refuse_all(why, pb.REFUSAL_REASON_UNAVAILABLE)
+        self._next_canary = time.monotonic() + self._canary_period
+        with self._gate:
+            self._open = not self._stopping
+        self._post.announce()
+        return True
 
     def _drain(self) -> list[Output]:
         """Take everything that arrived since the last step."""
@@ -142,7 +279,7 @@ class EngineLoop:
         engine = self.engine
         if outputs:
             frame = pb.Step(
-                epoch=self._epoch,
+                epoch=self.epoch,
                 step=step,
                 running=len(engine.running),
                 waiting=len(engine.waiting),
@@ -156,10 +293,14 @@ class EngineLoop:
         if events is not None:
             self._post.broadcast(pb.ConnectResponse(kv_events=events))
 
-    def _answer_all(self, why: str, reason: pb.RefusalReason.ValueType) -> None:
+    def _end(self, why: str, reason: pb.RefusalReason.ValueType) -> None:
+        self._refuse_all(why, reason)
+        self._rest(State.ENDED, why)
+
+    def _refuse_all(self, why: str, reason: pb.RefusalReason.ValueType) -> None:
         """Close the gate and refuse everything that was taken."""
         with self._gate:
-            self._open, self.failure = False, why
+            self._open, self.why = False, why
         left = self.engine.drop_all()
         while not self._inbox.empty():
             item = self._inbox.get()

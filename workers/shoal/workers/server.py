@@ -7,6 +7,7 @@ engine wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections import deque
@@ -31,6 +32,9 @@ from shoal.workers.errors import NotReadyError, OverloadedError, RequestError, S
 
 log = structlog.get_logger()
 
+HEARTBEAT = 0.2
+"""Seconds between two words to a listener that asks for no other period."""
+
 RETRY_AFTER_MS = 200
 """What an overloaded worker suggests."""
 
@@ -46,6 +50,7 @@ class Service(Protocol):
     def hang_up(self, stream: str) -> None: ...
     def woken(self, epoch: int, step: int) -> bool: ...
     def status_message(self) -> pb.GetStatusResponse: ...
+    def word(self) -> pb.WatchResponse: ...
 
 
 class Outbox:
@@ -74,7 +79,7 @@ class Outbox:
         return None if self.overflowed else self._messages.popleft()
 
 
-class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
+class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, worker_pb2_grpc.WorkerWatchServiceServicer):
     """Serves `Service` over gRPC on its own thread."""
 
     def __init__(self, service: Service, host: str, port: int, outbox_limit: int, tls: TlsConfig | None = None) -> None:
@@ -84,6 +89,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         self._host, self._port = host, port
         self._outbox_limit = outbox_limit
         self._outboxes: dict[str, Outbox] = {}
+        self._watchers: set[asyncio.Event] = set()
         self._numbers = itertools.count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker-grpc", daemon=True)
@@ -115,6 +121,15 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         """Build messages on this server's thread and queue each for its stream, from any thread."""
         self._loop.call_soon_threadsafe(self._build_and_deliver, build)
 
+    def announce(self) -> None:
+        """The worker's state changed, on any thread: those who watch hear of it now."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell_watchers)
+
+    def _tell_watchers(self) -> None:
+        for watcher in self._watchers:
+            watcher.set()
+
     def _build_and_deliver(self, build: Callable[[], Mapping[str, pb.ConnectResponse]]) -> None:
         for stream, message in build().items():
             self._deliver(stream, message)
@@ -136,11 +151,29 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
     async def _start(self) -> str:
         self._server = grpc.aio.server(options=server_options())
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
+        worker_pb2_grpc.add_WorkerWatchServiceServicer_to_server(self, self._server)
         port = add_port(self._server, self._host, self._port, internal_server(self._tls))
         await self._server.start()
         return join_address(self._host, port)
 
     # -- the service ----------------------------------------------------------------------------------------------
+
+    async def Watch(  # noqa: N802  # gRPC's name
+        self, request: pb.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """The worker's word, at once when it changes and as a heartbeat in between, until the listener goes."""
+        period = request.period_ms / 1000 if request.period_ms else HEARTBEAT
+        news = asyncio.Event()
+        self._watchers.add(news)
+        try:
+            while True:
+                news.clear()
+                yield self._service.word()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(period):
+                        await news.wait()
+        finally:
+            self._watchers.discard(news)
 
     async def Connect(  # noqa: N802  # gRPC's name
         self, request_iterator: AsyncIterator[pb.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]

@@ -1,8 +1,9 @@
 """One worker without Ray: an engine on its own thread, a gRPC server on another, and the group they belong to.
 
-prepare   dense weights, KV cache, gRPC server          -> listening, not ready
-join      this rank's experts, the exchange, the loop   -> ready
-stop      refuse, drain, end the threads
+prepare      dense weights, KV cache, gRPC server                -> listening, in no epoch
+stage        read the experts that an epoch will want            -> nobody notices
+reconfigure  rest, change members and experts, self-test, go on  -> serves the new epoch, every sequence kept
+drain, stop  take nothing new; refuse what is left, end the threads
 """
 
 from __future__ import annotations
@@ -28,21 +29,25 @@ from shoal.workers.constraint.compiler import ConstraintCompiler
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.engine.engine import Engine, EngineLimits
 from shoal.workers.engine.scheduler import Limits
-from shoal.workers.errors import NotReadyError
+from shoal.workers.errors import NotReadyError, StaleEpochError
 from shoal.workers.experts.alarm import Alarm
+from shoal.workers.experts.bank import ExpertBank, Staged
 from shoal.workers.experts.exchange import Exchange, LocalExchange
-from shoal.workers.experts.group import GroupSpec, JoinReport, WorkerFacts
+from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 from shoal.workers.experts.group_exchange import GroupExchange
+from shoal.workers.experts.memory import free_bytes
 from shoal.workers.experts.process_group import ProcessGroup
 from shoal.workers.kv.manager import KvManager
 from shoal.workers.kv.memory import plan_kv
-from shoal.workers.loop import EngineLoop
+from shoal.workers.loop import EngineLoop, State
 from shoal.workers.messages import sequence_from
+from shoal.workers.model import golden
 from shoal.workers.model.kv_cache import allocate
 from shoal.workers.model.model import Model
 from shoal.workers.model.moe import ExpertLayer
 from shoal.workers.model.token_bytes import read_token_bytes
-from shoal.workers.model.weights import load_dense, load_experts
+from shoal.workers.model.weights import load_dense
+from shoal.workers.selftest import SelfTest
 from shoal.workers.server import WorkerServer
 
 log = structlog.get_logger()
@@ -52,7 +57,7 @@ KERNEL_VERSION = 1
 
 
 class Worker:
-    """One rank. Implements `server.Service`: the gRPC thread calls submit, cancel, hang_up, woken and status."""
+    """One rank. Implements `server.Service`: the gRPC thread calls submit, cancel, hang_up, woken, status and word."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
@@ -63,6 +68,12 @@ class Worker:
         self._checkpoint: Checkpoint | None = None
         self._engine: Engine | None = None
         self._loop: EngineLoop | None = None
+        self._bank: ExpertBank | None = None
+        self._self_test: SelfTest | None = None
+        self._facts: WorkerFacts | None = None
+        self._spec: GroupSpec | None = None
+        self._changing = threading.Lock()  # held by whoever stages or changes the epoch
+        self._wanted_epoch = 0
         self._constraints: ConstraintCompiler | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -106,7 +117,14 @@ class Worker:
         warming.join()
         self._checkpoint = checkpoint
         self._engine = Engine(model, LocalExchange(), manager, limits, token_bytes)
+        device = self._target.device
+        self._bank = ExpertBank(checkpoint, device, config.expert_spare_slots, lambda: free_bytes(device))
+        self._self_test = SelfTest(model, self._golden(checkpoint))
+        self._loop = EngineLoop(
+            self._engine, self._alarm, self._server, self._canary, config.canary_period, config.epoch_patience
+        )
         self._server.start()
+        self._loop.start()
         numerics_id = self._numerics_id(checkpoint)
         self._welcome.MergeFrom(
             pb.Welcome(
@@ -123,7 +141,7 @@ class Worker:
             kv_tokens=plan.tokens, kv_bytes_full=plan.bytes_full, kv_bytes_sliding=plan.bytes_sliding,
             seconds=round(seconds, 3),
         )  # fmt: skip
-        return WorkerFacts(
+        self._facts = WorkerFacts(
             worker_id=config.worker_id,
             address=self._server.address,
             pid=os.getpid(),
@@ -136,39 +154,69 @@ class Worker:
             bytes_read=checkpoint.bytes_read,
             seconds=seconds,
         )
+        return self._facts
 
-    def join(self, spec: GroupSpec) -> JoinReport:
-        """Load this rank's experts, connect to the peers and serve. Raises ExchangeError, CheckpointError."""
-        if self._checkpoint is None or self._engine is None:
-            raise NotReadyError("prepare() comes before join()")
-        assert self._loop is None, "this worker serves a group already"
-        start, read_before = time.monotonic(), self._checkpoint.bytes_read
-        rank = next(m.rank for m in spec.members if m.worker_id == self.config.worker_id)
-        config = self._checkpoint.config
-        experts = [
-            load_experts(self._checkpoint, layer, spec.placement.experts_of(layer, rank), self._target.device)
-            for layer in range(config.num_layers)
-        ]
-        exchange = self._make_exchange(spec, rank)
-        self._engine.model.experts = tuple(ExpertLayer(config, i, layer, exchange) for i, layer in enumerate(experts))
-        self._engine.exchange = exchange
-        self._engine.next_step = 0
-        self._alarm.connect(spec.epoch, [m.address for m in spec.members if m.rank != rank])
-        self._welcome.MergeFrom(pb.Welcome(rank=rank, ep_size=spec.size, epoch=spec.epoch))
-        self._loop = EngineLoop(self._engine, spec.epoch, self._alarm, self._server)
-        self._loop.start()
-        return JoinReport(
-            rank=rank,
-            experts_loaded=sum(len(layer.ids) for layer in experts),
-            bytes_read=self._checkpoint.bytes_read - read_before,
-            seconds=time.monotonic() - start,
-        )
+    def stage(self, spec: GroupSpec) -> int:
+        """Read the experts that `spec` gives this rank, while it serves on; how many were read.
+
+        Raises NoRoomError, CheckpointError, StaleEpochError.
+        """
+        with self._changing:
+            if spec.epoch <= self._wanted_epoch:
+                raise StaleEpochError(f"epoch {spec.epoch} is over: {self._wanted_epoch} was asked for")
+            return self._stage(spec).loaded
+
+    def reconfigure(self, spec: GroupSpec, together: bool) -> EpochReport:
+        """Serve `spec` from now on, with every weight, KV block and sequence that this rank has.
+
+        All its members are told at once. `together`: the members of the epoch before are all alive and rest by
+        agreement; else somebody is lost. A start is the same as a repair: there is no epoch before.
+
+        Raises NoRoomError and CheckpointError, after which this rank serves its old epoch on if `together`; UnfitError
+        and ExchangeError, after which it rests until a newer epoch comes; StaleEpochError for one that is not newer.
+        """
+        begin = time.monotonic()
+        if spec.epoch <= self._wanted_epoch:
+            raise StaleEpochError(f"epoch {spec.epoch} is over: {self._wanted_epoch} was asked for")
+        self._wanted_epoch = spec.epoch  # whoever waits for members of an older one gives up
+        with self._changing:
+            if self._checkpoint is None or self._engine is None or self._loop is None or self._bank is None:
+                raise NotReadyError("prepare() comes before reconfigure()")
+            read_before = self._checkpoint.bytes_read
+            staged = self._stage(spec)
+            self._loop.pause(together, self.config.collective_timeout + 5.0)
+            if self._loop.state is State.ENDED:
+                raise NotReadyError(f"the engine has ended: {self._loop.why}")
+            paused = time.monotonic()
+            self._enter(spec, staged)
+            self._loop.resume(spec.epoch)
+            end = time.monotonic()
+            report = EpochReport(
+                rank=spec.rank_of(self.config.worker_id),
+                experts_held=staged.held,
+                experts_loaded=staged.loaded,
+                bytes_read=self._checkpoint.bytes_read - read_before,
+                pause=end - paused,
+                seconds=end - begin,
+            )
+            log.info("new epoch", worker=self.config.worker_id, epoch=spec.epoch, ep_size=spec.size,
+                     rank=report.rank, loaded=report.experts_loaded, pause=round(report.pause, 4))  # fmt: skip
+            return report
+
+    def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, str]:
+        """What a controller that has forgotten everything must know: facts, epoch in force, and the loop's state."""
+        return self._facts, self._spec, self._loop.state.name if self._loop is not None else State.IDLE.name
+
+    def drain(self, wanted: bool = True) -> None:
+        """Take nothing new, or take requests again; what runs goes on."""
+        if self._loop is not None:
+            self._loop.drain(wanted)
 
     def stop(self, grace: float = 0.0) -> None:
         """Refuse new requests, wait up to `grace` seconds for running ones, then end both threads. Safe to repeat."""
-        loop, self._loop = self._loop, None
+        loop = self._loop
         if loop is not None:
-            loop.refuse_new()
+            loop.drain()
             deadline = time.monotonic() + grace
             while loop.busy and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -193,7 +241,7 @@ class Worker:
     def submit(self, submit: pb.Submit, stream: str, constraint: Cursor | None) -> pb.Accepted:
         """Check and queue a request. Raises a WorkerError that says why not."""
         if self._loop is None:
-            raise NotReadyError("this worker is not in a group")
+            raise NotReadyError("this worker is not prepared")
         self._loop.submit(sequence_from(submit, self._welcome.vocab_size, stream, constraint))
         return pb.Accepted(
             request_id=submit.request_id,
@@ -218,7 +266,7 @@ class Worker:
 
     def status_message(self) -> pb.GetStatusResponse:
         """The state as routers and people see it."""
-        ready = self._loop is not None and self._loop.ready
+        ready = self._loop is not None and self._loop.state is State.SERVING and not self._loop.draining
         response = pb.GetStatusResponse(identity=self._welcome, ready=ready, pid=os.getpid())
         response.kernel_path = self._target.kernel_class
         engine = self._engine
@@ -253,7 +301,7 @@ class Worker:
             "rank": message.identity.rank,
             "epoch": message.identity.epoch,
             "ready": message.ready,
-            "failure": self._loop.failure if self._loop is not None else "",
+            "failure": self._loop.why if self._loop is not None else "",
             "running": message.running,
             "waiting": message.waiting,
             "steps": message.steps,
@@ -263,13 +311,71 @@ class Worker:
 
     # -- small things ---------------------------------------------------------------------------------------------
 
+    def word(self) -> pb.WatchResponse:
+        """What this worker does, for those who watch it."""
+        loop, engine = self._loop, self._engine
+        if loop is None or engine is None:
+            return pb.WatchResponse(state=pb.WORKER_STATE_IDLE)
+        return pb.WatchResponse(
+            state=loop.state.value,
+            epoch=loop.epoch,
+            why=loop.why,
+            running=len(engine.running),
+            waiting=len(engine.waiting),
+            draining=loop.draining,
+            leaving=loop.leaving,
+        )
+
+    def _stage(self, spec: GroupSpec) -> Staged:
+        if self._bank is None:
+            raise NotReadyError("prepare() comes before stage()")
+        rank = spec.rank_of(self.config.worker_id)
+        return self._bank.stage([spec.placement.experts_of(layer, rank) for layer in range(spec.placement.num_layers)])
+
+    def _enter(self, spec: GroupSpec, staged: Staged) -> None:
+        """Change epoch while the loop rests. Raises ExchangeError, UnfitError; the loop then rests on."""
+        assert self._engine is not None, "no engine"
+        assert self._bank is not None, "no bank"
+        assert self._self_test is not None, "no self-test"
+        engine, config = self._engine, self._engine.model.config
+        engine.exchange.close()
+        rank = spec.rank_of(self.config.worker_id)
+        exchange = self._make_exchange(spec, rank)
+        try:
+            self._bank.commit(staged)
+            views = staged.views()
+            engine.model.experts = tuple(ExpertLayer(config, i, layer, exchange) for i, layer in enumerate(views))
+            self._self_test.run(exchange, step=0)
+        except Exception:
+            exchange.close()
+            raise
+        engine.exchange = exchange
+        engine.next_step = 0
+        self._spec = spec
+        self._alarm.connect(spec.epoch, [m.address for m in spec.members if m.rank != rank])
+        self._welcome.MergeFrom(pb.Welcome(rank=rank, ep_size=spec.size, epoch=spec.epoch))
+
+    def _canary(self) -> None:
+        """On the engine's thread, between two steps."""
+        assert self._engine is not None, "no engine"
+        assert self._self_test is not None, "no self-test"
+        self._self_test.run(self._engine.exchange, self._engine.next_step)
+
+    def _golden(self, checkpoint: Checkpoint) -> golden.Golden | None:
+        named = self.config.golden
+        path = Path(named) if named else checkpoint.path / golden.NAME
+        if not named and not path.exists():
+            log.warning("no golden logits: ranks are only compared with each other", expected=str(path))
+            return None
+        return golden.load(path, checkpoint.fingerprint)
+
     def _make_exchange(self, spec: GroupSpec, rank: int) -> Exchange:
         if spec.size == 1:
             return LocalExchange()
         assert self._checkpoint is not None, "no checkpoint"
         group = ProcessGroup(
             spec.store_host, spec.store_port, f"{spec.group}/{spec.epoch}", rank, spec.size,
-            self.config.collective_timeout, self._target.device,
+            self.config.collective_timeout, self._target.device, lambda: self._wanted_epoch > spec.epoch,
         )  # fmt: skip
         top_k = self._checkpoint.config.experts_per_token
         return GroupExchange(group, spec.placement, spec.epoch, top_k, self._target.device)

@@ -117,6 +117,46 @@ SEQUENCE_FINISH_LOOP: SequenceFinish.ValueType  # 5
 """Endless repetition."""
 Global___SequenceFinish: _TypeAlias = SequenceFinish  # noqa: Y015
 
+class _WorkerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKER_STATE_UNSPECIFIED: _WorkerState.ValueType  # 0
+    """Never sent."""
+    WORKER_STATE_IDLE: _WorkerState.ValueType  # 1
+    """Loaded and listening, in no epoch yet."""
+    WORKER_STATE_SERVING: _WorkerState.ValueType  # 2
+    """Serves its epoch."""
+    WORKER_STATE_PAUSED: _WorkerState.ValueType  # 3
+    """Came to rest between two steps with its group, and waits for the next epoch."""
+    WORKER_STATE_BROKEN: _WorkerState.ValueType  # 4
+    """The exchange with its peers broke; it keeps its sequences and waits for the next epoch."""
+    WORKER_STATE_UNFIT: _WorkerState.ValueType  # 5
+    """Computed other logits than it must: nothing it says can be trusted."""
+    WORKER_STATE_ENDED: _WorkerState.ValueType  # 6
+    """Its engine has ended and does not come back."""
+
+class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
+    """What a worker does."""
+
+WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
+"""Never sent."""
+WORKER_STATE_IDLE: WorkerState.ValueType  # 1
+"""Loaded and listening, in no epoch yet."""
+WORKER_STATE_SERVING: WorkerState.ValueType  # 2
+"""Serves its epoch."""
+WORKER_STATE_PAUSED: WorkerState.ValueType  # 3
+"""Came to rest between two steps with its group, and waits for the next epoch."""
+WORKER_STATE_BROKEN: WorkerState.ValueType  # 4
+"""The exchange with its peers broke; it keeps its sequences and waits for the next epoch."""
+WORKER_STATE_UNFIT: WorkerState.ValueType  # 5
+"""Computed other logits than it must: nothing it says can be trusted."""
+WORKER_STATE_ENDED: WorkerState.ValueType  # 6
+"""Its engine has ended and does not come back."""
+Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
+
 @_typing.final
 class Hello(_message.Message):
     """First message of a router."""
@@ -1057,3 +1097,71 @@ class WakeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WakeResponse: _TypeAlias = WakeResponse  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    """Listen to a worker's state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIOD_MS_FIELD_NUMBER: _builtins.int
+    period_ms: _builtins.int
+    """Longest time between two messages, in milliseconds; 0 takes the worker's own."""
+    def __init__(
+        self,
+        *,
+        period_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period_ms", b"period_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """One word of a worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    state: Global___WorkerState.ValueType
+    """What it does."""
+    epoch: _builtins.int
+    """Its epoch, or its last one."""
+    why: _builtins.str
+    """Why, for people."""
+    running: _builtins.int
+    """Sequences running."""
+    waiting: _builtins.int
+    """Sequences waiting."""
+    draining: _builtins.bool
+    """It takes nothing new and waits until nothing runs any more."""
+    leaving: _builtins.bool
+    """It has been told to end: it should be left out of the next epoch."""
+    def __init__(
+        self,
+        *,
+        state: Global___WorkerState.ValueType = ...,
+        epoch: _builtins.int = ...,
+        why: _builtins.str = ...,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        draining: _builtins.bool = ...,
+        leaving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "epoch", b"epoch", "leaving", b"leaving", "running", b"running", "state", b"state", "waiting", b"waiting", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015

@@ -187,3 +187,79 @@ class WorkerService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class WorkerWatchServiceStub:
+    """One worker as its controller sees it.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Watch = channel.unary_stream(
+                '/shoal.proto.v1.WorkerWatchService/Watch',
+                request_serializer=shoal_dot_proto_dot_v1_dot_worker__pb2.WatchRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_worker__pb2.WatchResponse.FromString,
+                _registered_method=True)
+
+
+class WorkerWatchServiceServicer:
+    """One worker as its controller sees it.
+    """
+
+    def Watch(self, request, context):
+        """The worker's own word on its state: at once when it changes, and as a heartbeat in between.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_WorkerWatchServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_worker__pb2.WatchRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_worker__pb2.WatchResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'shoal.proto.v1.WorkerWatchService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('shoal.proto.v1.WorkerWatchService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class WorkerWatchService:
+    """One worker as its controller sees it.
+    """
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.proto.v1.WorkerWatchService/Watch',
+            shoal_dot_proto_dot_v1_dot_worker__pb2.WatchRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_worker__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

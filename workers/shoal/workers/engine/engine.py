@@ -12,7 +12,7 @@ from shoal.workers.engine.scheduler import Demand, Limits, Plan, plan_step
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey
 from shoal.workers.engine.stopping import finish_after, replay_tail
 from shoal.workers.errors import OverloadedError, RequestError
-from shoal.workers.experts.exchange import Exchange
+from shoal.workers.experts.exchange import Exchange, Wish
 from shoal.workers.kv.manager import NO_HIT, Blocks, CopyBlock, Hit, KvManager
 from shoal.workers.model.model import Model
 from shoal.workers.model.sampling import Sampled
@@ -33,12 +33,13 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did. `idle`: no rank had work, so all may sleep. `stopping`: some rank leaves after this step."""
+    """What one step did. `idle`: no rank had work, so all may sleep. `wishes`: what some rank asked of all; with
+    PAUSE among them the step was not run."""
 
     step: int
     outputs: tuple[Output, ...]
     idle: bool
-    stopping: bool
+    wishes: Wish
 
 
 @dataclass(slots=True)
@@ -124,20 +125,23 @@ class Engine:
         late = [s for s in self._all() if s.deadline and s.deadline <= now]
         return [self._end(sequence, Finish.CANCELLED) for sequence in late]
 
-    def step(self, stopping: bool = False) -> StepResult:
+    def step(self, wishes: Wish = Wish.NONE) -> StepResult:
         """One step of the whole group: every rank calls it together.
 
-        Raises ExchangeError when a rank fails; nothing is committed then, and the engine needs a new exchange.
+        Raises ExchangeError when a rank fails; nothing is committed then, and the engine needs a new exchange. With
+        it every sequence goes on where it was: what was planned is planned again.
         """
         watch = self.model.stopwatch
         with watch.phase("schedule"):
             plan = self._schedule()
         with watch.phase("agreement"):
-            agreed = self.exchange.agree(self.next_step, plan.num_tokens, stopping)
+            agreed = self.exchange.agree(self.next_step, plan.num_tokens, wishes)
+        if Wish.PAUSE in agreed.wishes:
+            return StepResult(self.next_step, (), agreed.total_tokens == 0, agreed.wishes)
         results = self._runner.run(plan.work) if agreed.total_tokens else []
         with watch.phase("commit"):
             outputs = self._commit(results)
-        return StepResult(self.next_step - 1, outputs, agreed.total_tokens == 0, agreed.stopping)
+        return StepResult(self.next_step - 1, outputs, agreed.total_tokens == 0, agreed.wishes)
 
     def drop_all(self) -> list[Sequence]:
         """Forget every sequence and free its blocks: the exchange broke or the worker stops."""

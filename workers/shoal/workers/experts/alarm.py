@@ -62,10 +62,11 @@ class Alarm:
             self._condition.notify_all()
             return True
 
-    def sleep(self, next_step: int) -> None:
-        """Wait until this rank or a peer has work for `next_step`; wakes the peers when it was this rank."""
+    def sleep(self, next_step: int, longest: float | None = None) -> None:
+        """Wait until this rank or a peer has work for `next_step`; wakes the peers when it was this rank, as it is
+        after `longest` seconds."""
         with self._condition:
-            self._condition.wait_for(lambda: self._rung or self._woken_step >= next_step)
+            self._condition.wait_for(lambda: self._rung or self._woken_step >= next_step, longest)
             self._rung = False
             epoch, peers_know = self._epoch, self._woken_step >= next_step
         if not peers_know:

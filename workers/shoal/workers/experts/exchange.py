@@ -9,7 +9,9 @@ covers all ranks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Protocol
 
 from torch import Tensor
@@ -29,13 +31,23 @@ class Handle:
     rows_of_peer: tuple[int, ...]  # per rank: pairs that this rank serves for it
 
 
+class Wish(IntFlag):
+    """What a rank may ask of all before a step; one rank that asks is enough."""
+
+    NONE = 0
+    PAUSE = 1
+    """Rest instead of this step: the epoch changes, or a rank leaves."""
+    CANARY = 2
+    """Repeat the self-test after this step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """What the ranks agreed before a step."""
 
     max_tokens: int  # most tokens on any rank: the bound for the step's gathers
     total_tokens: int  # zero: nobody has work, all may sleep
-    stopping: bool  # some rank is leaving
+    wishes: Wish  # of any rank
 
 
 class Exchange(Protocol):
@@ -51,8 +63,12 @@ class Exchange(Protocol):
     @property
     def size(self) -> int: ...
 
-    def agree(self, step: int, tokens_dp: int, stopping: bool) -> Agreement:
+    def agree(self, step: int, tokens_dp: int, wishes: Wish) -> Agreement:
         """Before a step. Modifies nothing but the bound that the step's dispatches use."""
+        ...
+
+    def compare(self, words: Sequence[int]) -> list[list[int]]:
+        """Show all ranks a few numbers: those of every rank, by rank."""
         ...
 
     def dispatch(self, layer: int, x_dp: Tensor, ids_dp: Tensor) -> Handle:
@@ -74,8 +90,11 @@ class LocalExchange:
     rank = 0
     size = 1
 
-    def agree(self, step: int, tokens_dp: int, stopping: bool) -> Agreement:
-        return Agreement(tokens_dp, tokens_dp, stopping)
+    def agree(self, step: int, tokens_dp: int, wishes: Wish) -> Agreement:
+        return Agreement(tokens_dp, tokens_dp, wishes)
+
+    def compare(self, words: Sequence[int]) -> list[list[int]]:
+        return [list(words)]
 
     def dispatch(self, layer: int, x_dp: Tensor, ids_dp: Tensor) -> Handle:
         return Handle(layer, x_dp, ids_dp, x_dp.shape[0], (), (), (), (ids_dp.numel(),))

@@ -39,6 +39,10 @@ class GroupSpec:
     def size(self) -> int:
         return len(self.members)
 
+    def rank_of(self, worker_id: str) -> int:
+        """The member's number; it must be one."""
+        return next(m.rank for m in self.members if m.worker_id == worker_id)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
@@ -58,10 +62,16 @@ class WorkerFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinReport:
-    """What joining a group cost."""
+class EpochReport:
+    """What a new epoch cost one rank."""
 
     rank: int
+    experts_held: int
+    """Over all layers."""
     experts_loaded: int
+    """Of those, read from the checkpoint for this epoch."""
     bytes_read: int
+    pause: float
+    """Seconds for which this rank computed nothing."""
     seconds: float
+    """All of it."""

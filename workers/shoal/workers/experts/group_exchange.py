@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shoal.workers.errors import ExchangeError
-from shoal.workers.experts.exchange import Agreement, Handle
+from shoal.workers.experts.exchange import Agreement, Handle, Wish
 from shoal.workers.experts.placement import Placement
 from shoal.workers.experts.process_group import ProcessGroup
 
@@ -50,9 +50,8 @@ class GroupExchange:
     def close(self) -> None:
         self._group.close()
 
-    def agree(self, step: int, tokens_dp: int, stopping: bool) -> Agreement:
-        mine = torch.tensor([self._epoch, step, tokens_dp, int(stopping)], device=self._device)
-        all_ranks = self._group.all_gather(mine).tolist()
+    def agree(self, step: int, tokens_dp: int, wishes: Wish) -> Agreement:
+        all_ranks = self.compare([self._epoch, step, tokens_dp, int(wishes)])
         for rank, (epoch, peer_step, _, _) in enumerate(all_ranks):
             if (epoch, peer_step) != (self._epoch, step):
                 raise ExchangeError(
@@ -60,7 +59,14 @@ class GroupExchange:
                 )
         self._step = step
         self._bound = max(row[2] for row in all_ranks)
-        return Agreement(self._bound, sum(row[2] for row in all_ranks), any(row[3] for row in all_ranks))
+        asked = Wish.NONE
+        for row in all_ranks:
+            asked |= Wish(row[3])
+        return Agreement(self._bound, sum(row[2] for row in all_ranks), asked)
+
+    def compare(self, words: Sequence[int]) -> list[list[int]]:
+        gathered: list[list[int]] = self._group.all_gather(torch.tensor(words, device=self._device)).tolist()
+        return gathered
 
     def dispatch(self, layer: int, x_dp: Tensor, ids_dp: Tensor) -> Handle:
         assert x_dp.shape[0] <= self._bound, f"{x_dp.shape[0]} tokens exceed the agreed bound {self._bound}"

@@ -2,12 +2,13 @@
 
 Every epoch makes a new group under its own key prefix of the store, so that a late member of an old epoch finds
 nobody. On CPU the group is gloo, on GPU NCCL. A peer's death makes every collective fail within 15-60 ms; a hung
-peer is noticed at the timeout.
+peer is noticed at the timeout, or when somebody kills it: a collective that hangs cannot be called off from inside.
 """
 
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,28 +17,37 @@ import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
 from shoal.workers.errors import ExchangeError
-from shoal.workers.experts.rendezvous import connect
+from shoal.workers.experts.rendezvous import PATIENCE, connect
 
 
 class ProcessGroup:
     """The collectives that the exchange needs, and nothing else."""
 
     def __init__(
-        self, host: str, port: int, prefix: str, rank: int, size: int, timeout: float, device: torch.device
+        self,
+        host: str,
+        port: int,
+        prefix: str,
+        rank: int,
+        size: int,
+        timeout: float,
+        device: torch.device,
+        unwanted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Meet the other ranks. Raises ExchangeError when they do not come within the deadline (30 s)."""
+        """Meet the other ranks. Raises ExchangeError when one does not come in time, or once `unwanted` says so."""
         self.rank = rank
         self.size = size
         deadline = datetime.timedelta(seconds=timeout)
         try:
             store = c10d.PrefixStore(prefix, connect(host, port))
+            _gather_all(store, rank, size, unwanted)
             if device.type == "cuda":
                 options = c10d.ProcessGroupNCCL.Options()
                 options._timeout = deadline
                 self._group: Any = c10d.ProcessGroupNCCL(store, rank, size, options)
             else:
                 self._group = c10d.ProcessGroupGloo(store, rank, size, deadline)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise ExchangeError(f"rank {rank} of {size} could not join at {host}:{port} ({prefix}): {error}") from error
 
     def all_gather(self, mine: Tensor) -> Tensor:
@@ -62,3 +72,17 @@ class ProcessGroup:
             start(group).wait()
         except RuntimeError as error:
             raise ExchangeError(f"{what} failed: {str(error).splitlines()[0][:200]}") from error
+
+
+def _gather_all(store: c10d.Store, rank: int, size: int, unwanted: Callable[[], bool]) -> None:
+    """Wait until every rank has come. Connecting itself cannot be called off, so it begins only then."""
+    store.set(f"here/{rank}", "")
+    everybody = [f"here/{peer}" for peer in range(size)]
+    give_up = time.monotonic() + PATIENCE
+    while not store.check(everybody):
+        if unwanted():
+            raise ExchangeError("a newer epoch is wanted")
+        if time.monotonic() > give_up:
+            missing = [str(peer) for peer in range(size) if not store.check([f"here/{peer}"])]
+            raise ExchangeError(f"rank {', '.join(missing)} did not come within {PATIENCE:g} s")
+        time.sleep(0.002)

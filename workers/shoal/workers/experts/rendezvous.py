@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import socket
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it without saying so
 
-PATIENCE = datetime.timedelta(seconds=30)
-"""How long members wait for each other."""
+PATIENCE = 30.0
+"""Seconds that members wait for each other."""
+
+_ANSWER = 5.0
+"""Seconds for an answer of the store itself, which is never busy."""
 
 
 class RendezvousServer:
@@ -16,7 +20,8 @@ class RendezvousServer:
     def __init__(self, host: str) -> None:
         """Listen on a free port of `host`; torch raises RuntimeError when the address cannot be bound."""
         self.host = host
-        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+        patience = datetime.timedelta(seconds=PATIENCE)
+        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=patience)
 
     @property
     def port(self) -> int:
@@ -24,5 +29,9 @@ class RendezvousServer:
 
 
 def connect(host: str, port: int) -> TCPStore:
-    """A member's connection to the store; torch raises RuntimeError when nobody listens."""
-    return TCPStore(host, port, is_master=False, timeout=PATIENCE)
+    """A member's connection to the store; raises OSError or RuntimeError when nobody listens.
+
+    torch would knock at a closed door for its whole timeout, so the door is tried first.
+    """
+    socket.create_connection((host, port), timeout=_ANSWER).close()
+    return TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=_ANSWER))

@@ -68,17 +68,18 @@ class Model:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def forward(self, step: ModelInput) -> Tensor:
+    def forward(self, step: ModelInput, kv: KvCache | None = None) -> Tensor:
         """Write the step's keys and values and return logits [L, V] fp32 of the wanted rows.
 
-        Raises ExchangeError when a rank fails in the middle; the step then never happened.
+        `kv` takes the place of the model's own cache. Raises ExchangeError when a rank fails in the middle; the step
+        then never happened.
         """
         assert len(self.experts) == self.config.num_layers, "no experts yet: join a group first"
-        eps, watch = self.config.rms_eps, self.stopwatch
+        eps, watch, kv = self.config.rms_eps, self.stopwatch, kv or self.kv
         x_dp = self.weights.embedding[step.ids].to(self.target.dtype)
         for layer, weights in enumerate(self.weights.attention):
             with watch.phase("attention"):
-                x_dp = self._attention(layer, weights, x_dp, step)
+                x_dp = self._attention(layer, weights, x_dp, step, kv)
             router = self.weights.routers[layer]
             with watch.phase("routing"):
                 t_dp, router_logits = norm_linear(x_dp, router.norm, eps, router.weight, router.bias)
@@ -86,11 +87,11 @@ class Model:
         with watch.phase("unembedding"):
             return norm_linear(x_dp[step.logit_rows], self.weights.norm, eps, self.weights.unembedding, None)[1]
 
-    def _attention(self, layer: int, weights: BlockWeights, x_dp: Tensor, step: ModelInput) -> Tensor:
+    def _attention(self, layer: int, weights: BlockWeights, x_dp: Tensor, step: ModelInput, kv: KvCache) -> Tensor:
         """[T, H] -> [T, H], the residual included; causal, windowed on sliding layers."""
         window = self.config.layer_windows[layer]
         place = step.full if window is None else step.sliding
-        cache = self.kv.keys[layer], self.kv.values[layer]
+        cache = kv.keys[layer], kv.values[layer]
         return attention_block(
             x_dp, weights, self._block, self._rope, step.positions, cache, place.slots, place.batch, window
         )

@@ -18,7 +18,7 @@ from shoal.kernels.expert_rows import expert_rows
 from shoal.workers.experts.exchange import Exchange
 from shoal.workers.model.config import ModelConfig
 from shoal.workers.model.timing import Stopwatch
-from shoal.workers.model.weights import LayerExperts
+from shoal.workers.model.weights import FREE, LayerExperts
 
 
 class ExpertLayer:
@@ -30,7 +30,9 @@ class ExpertLayer:
         self._experts = experts
         self._exchange = exchange
         slots = torch.full((config.num_experts,), -1, dtype=torch.int32)
-        slots[torch.tensor(experts.ids, dtype=torch.int64)] = torch.arange(len(experts.ids), dtype=torch.int32)
+        for slot, expert in enumerate(experts.ids):
+            if expert != FREE:
+                slots[expert] = slot
         self._slot_of = slots.to(experts.gate_up.blocks.device)
         self._load = torch.zeros(len(experts.ids), dtype=torch.int64, device=self._slot_of.device)
 
@@ -50,7 +52,8 @@ class ExpertLayer:
     @property
     def loads(self) -> dict[int, int]:
         """Tokens computed per expert held here, since this epoch began."""
-        return dict(zip(self._experts.ids, self._load.tolist(), strict=True))
+        tokens = zip(self._experts.ids, self._load.tolist(), strict=True)
+        return {expert: count for expert, count in tokens if expert != FREE}
 
     def _compute(self, x_ep: Tensor, ids_ep: Tensor) -> Tensor:
         """x_ep [R, H], ids_ep [R, k] with -1 for experts served elsewhere -> one row per pair served here, [P, H],

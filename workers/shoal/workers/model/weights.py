@@ -1,7 +1,6 @@
 """A rank's weights: every dense tensor, and its own experts only.
 
-Dense tensors keep the published bf16. Experts keep the published MXFP4 bytes, stacked in slots: local slot i of a
-layer holds the i-th expert that the placement gives this rank.
+Dense tensors keep the published bf16. Experts keep the published MXFP4 bytes, stacked in slots.
 """
 
 from __future__ import annotations
@@ -17,6 +16,9 @@ from shoal.kernels.mxfp4 import ExpertWeights
 from shoal.workers.checkpoint import Checkpoint
 from shoal.workers.model.config import ModelConfig
 
+FREE = -1
+"""Id of a slot that holds no expert."""
+
 
 @dataclass(frozen=True, slots=True)
 class RouterWeights:
@@ -29,7 +31,7 @@ class RouterWeights:
 
 @dataclass(frozen=True, slots=True)
 class LayerExperts:
-    """The experts of one layer that this rank holds, in slot order."""
+    """The experts of one layer that this rank holds, in slot order; a slot may be FREE."""
 
     ids: tuple[int, ...]
     gate_up: ExpertWeights  # [slots, 2I, H], gate and up rows interleaved
@@ -88,18 +90,22 @@ def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
     )
 
 
-def load_experts(checkpoint: Checkpoint, layer: int, ids: Sequence[int], device: torch.device) -> LayerExperts:
-    """Read only the byte ranges of experts `ids` of `layer`. Raises CheckpointError."""
+def load_experts(
+    checkpoint: Checkpoint, layer: int, ids: Sequence[int], device: torch.device, spare_slots: int = 0
+) -> LayerExperts:
+    """Read only the byte ranges of experts `ids` of `layer`, with free slots behind them. Raises CheckpointError."""
+
+    def tensor(name: str) -> Tensor:
+        read = checkpoint.experts(f"model.layers.{layer}.mlp.experts.{name}", ids)
+        if spare_slots:
+            read = torch.cat([read, read.new_zeros(spare_slots, *read.shape[1:])])
+        return read.to(device)
 
     def expert_weights(projection: str) -> ExpertWeights:
-        name = f"model.layers.{layer}.mlp.experts.{projection}"
-        return ExpertWeights(
-            blocks=checkpoint.experts(name + "_blocks", ids).to(device),
-            scales=checkpoint.experts(name + "_scales", ids).to(device),
-            bias=checkpoint.experts(name + "_bias", ids).to(device),
-        )
+        parts = [tensor(f"{projection}_{part}") for part in ("blocks", "scales", "bias")]
+        return ExpertWeights(*parts)
 
-    return LayerExperts(tuple(ids), expert_weights("gate_up_proj"), expert_weights("down_proj"))
+    return LayerExperts((*ids, *([FREE] * spare_slots)), expert_weights("gate_up_proj"), expert_weights("down_proj"))
 
 
 def expert_bytes(config: ModelConfig) -> int:
