@@ -55,7 +55,7 @@ class WorkerProcess:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._pipe, theirs = _server.Pipe()
-        self.process = _server.Process(target=_serve, args=(config, theirs), daemon=True)  # type: ignore[attr-defined]  # typeshed omits it
+        self.process = _server.Process(target=_serve, args=(config, theirs), daemon=True)
         self.process.start()
         theirs.close()
         self._calls: dict[int, Future[Any]] = {}

@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from shoal.cluster.placement import even_placement
+from shoal.proto.v1 import watch_pb2, watch_pb2_grpc, worker_pb2_grpc
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.proto.v1 import worker_pb2_grpc
 from shoal.workers.errors import ExchangeError, StaleEpochError
 from shoal.workers.experts.placement import Placement
 from tests.workers.clients import StreamClient, connected, submit_message
@@ -177,14 +177,14 @@ def test_watching_tells_of_a_change_at_once(tiny: Path) -> None:
     """The controller hears of states by a stream, with a heartbeat; its end is the sign of a death."""
     with crew(tiny, *"ab") as hired, ExitStack() as stack:
         channel = stack.enter_context(grpc.insecure_channel(hired.address("a")))
-        words = worker_pb2_grpc.WorkerWatchServiceStub(channel).Watch(pb.WatchRequest(period_ms=10_000))
-        assert next(words).state == pb.WORKER_STATE_IDLE
+        words = watch_pb2_grpc.WorkerWatchServiceStub(channel).Watch(watch_pb2.WatchRequest(period_ms=10_000))
+        assert next(words).state == watch_pb2.WORKER_STATE_IDLE
         hired.form(*"ab")
         word = next(words)
-        assert (word.state, word.epoch > 0) == (pb.WORKER_STATE_SERVING, True)
+        assert (word.state, word.epoch > 0) == (watch_pb2.WORKER_STATE_SERVING, True)
         Running(hired, "b", "r").read(20)
         hired.workers["b"].kill()
-        assert next(words).state == pb.WORKER_STATE_BROKEN
+        assert next(words).state == watch_pb2.WORKER_STATE_BROKEN
         hired.workers["a"].kill()
         with pytest.raises(grpc.RpcError):
             next(words)

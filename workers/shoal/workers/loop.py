@@ -20,6 +20,7 @@ from typing import Protocol
 
 import structlog
 
+from shoal.proto.v1 import watch_pb2
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.engine.engine import Engine, Output
 from shoal.workers.engine.sequence import Finish, Sequence
@@ -39,12 +40,12 @@ _LOOK = 0.05
 class State(Enum):
     """What the loop does."""
 
-    IDLE = pb.WORKER_STATE_IDLE
-    SERVING = pb.WORKER_STATE_SERVING
-    PAUSED = pb.WORKER_STATE_PAUSED
-    BROKEN = pb.WORKER_STATE_BROKEN
-    UNFIT = pb.WORKER_STATE_UNFIT
-    ENDED = pb.WORKER_STATE_ENDED
+    IDLE = watch_pb2.WORKER_STATE_IDLE
+    SERVING = watch_pb2.WORKER_STATE_SERVING
+    PAUSED = watch_pb2.WORKER_STATE_PAUSED
+    BROKEN = watch_pb2.WORKER_STATE_BROKEN
+    UNFIT = watch_pb2.WORKER_STATE_UNFIT
+    ENDED = watch_pb2.WORKER_STATE_ENDED
 
 
 class Post(Protocol):

@@ -20,8 +20,8 @@ import grpc
 import grpc.aio
 import structlog
 
+from shoal.proto.v1 import watch_pb2, watch_pb2_grpc, worker_pb2_grpc
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.proto.v1 import worker_pb2_grpc
 from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.wire.credentials import add_port, join_address
 from shoal.wire.options import server_options
@@ -50,7 +50,7 @@ class Service(Protocol):
     def hang_up(self, stream: str) -> None: ...
     def woken(self, epoch: int, step: int) -> bool: ...
     def status_message(self) -> pb.GetStatusResponse: ...
-    def word(self) -> pb.WatchResponse: ...
+    def word(self) -> watch_pb2.WatchResponse: ...
 
 
 class Outbox:
@@ -79,7 +79,7 @@ class Outbox:
         return None if self.overflowed else self._messages.popleft()
 
 
-class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, worker_pb2_grpc.WorkerWatchServiceServicer):
+class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, watch_pb2_grpc.WorkerWatchServiceServicer):
     """Serves `Service` over gRPC on its own thread."""
 
     def __init__(self, service: Service, host: str, port: int, outbox_limit: int, tls: TlsConfig | None = None) -> None:
@@ -151,7 +151,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, worker_pb2_grpc.Worker
     async def _start(self) -> str:
         self._server = grpc.aio.server(options=server_options())
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
-        worker_pb2_grpc.add_WorkerWatchServiceServicer_to_server(self, self._server)
+        watch_pb2_grpc.add_WorkerWatchServiceServicer_to_server(self, self._server)
         port = add_port(self._server, self._host, self._port, internal_server(self._tls))
         await self._server.start()
         return join_address(self._host, port)
@@ -159,8 +159,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, worker_pb2_grpc.Worker
     # -- the service ----------------------------------------------------------------------------------------------
 
     async def Watch(  # noqa: N802  # gRPC's name
-        self, request: pb.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[pb.WatchResponse]:
+        self, request: watch_pb2.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[watch_pb2.WatchResponse]:
         """The worker's word, at once when it changes and as a heartbeat in between, until the listener goes."""
         period = request.period_ms / 1000 if request.period_ms else HEARTBEAT
         news = asyncio.Event()

@@ -21,6 +21,7 @@ import torch
 
 from shoal.kernels import native
 from shoal.kernels import target as targets
+from shoal.proto.v1 import watch_pb2
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.workers.checkpoint import Checkpoint, CheckpointError, open_checkpoint
@@ -311,12 +312,12 @@ class Worker:
 
     # -- small things ---------------------------------------------------------------------------------------------
 
-    def word(self) -> pb.WatchResponse:
+    def word(self) -> watch_pb2.WatchResponse:
         """What this worker does, for those who watch it."""
         loop, engine = self._loop, self._engine
         if loop is None or engine is None:
-            return pb.WatchResponse(state=pb.WORKER_STATE_IDLE)
-        return pb.WatchResponse(
+            return watch_pb2.WatchResponse(state=watch_pb2.WORKER_STATE_IDLE)
+        return watch_pb2.WatchResponse(
             state=loop.state.value,
             epoch=loop.epoch,
             why=loop.why,

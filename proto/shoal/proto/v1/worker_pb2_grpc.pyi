@@ -80,34 +80,3 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """A peer rank starts the named step: leave sleep and take part."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
-
-class WorkerWatchServiceStub:
-    """One worker as its controller sees it."""
-
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> WorkerWatchServiceAsyncStub: ...
-    Watch: _grpc.UnaryStreamMultiCallable[_worker_pb2.WatchRequest, _worker_pb2.WatchResponse]
-    """The worker's own word on its state: at once when it changes, and as a heartbeat in between."""
-
-@_typing.type_check_only
-class WorkerWatchServiceAsyncStub(WorkerWatchServiceStub):
-    """One worker as its controller sees it."""
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    Watch: _aio.UnaryStreamMultiCallable[_worker_pb2.WatchRequest, _worker_pb2.WatchResponse]  # type: ignore[assignment]
-    """The worker's own word on its state: at once when it changes, and as a heartbeat in between."""
-
-class WorkerWatchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """One worker as its controller sees it."""
-
-    @_abc_1.abstractmethod
-    def Watch(
-        self,
-        request: _worker_pb2.WatchRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_worker_pb2.WatchResponse], _abc.AsyncIterator[_worker_pb2.WatchResponse]]:
-        """The worker's own word on its state: at once when it changes, and as a heartbeat in between."""
-
-def add_WorkerWatchServiceServicer_to_server(servicer: WorkerWatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
