@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from shoal.cluster.checkpoint.commands import app as checkpoint
+from shoal.cluster.commands.keys import app as keys
 from shoal.cluster.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="Serve GPT-OSS models from a cluster of expert-parallel workers.",
 )
 app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(keys, name="keys")
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with the settings.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value.", metavar="KEY=VALUE")]

@@ -9,20 +9,22 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from shoal.cluster.errors import CallError
+from shoal.cluster.own_access import OwnAccess
 from shoal.proto.v1 import inference_pb2 as pb
 from shoal.proto.v1 import inference_pb2_grpc, worker_pb2, worker_pb2_grpc
 from shoal.wire.credentials import open_sync_channel
+from shoal.wire.tls import INTERNAL_NAME, TlsConfig, internal_client
 
 INFERENCE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 SESSIONS = pb.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
-def health(address: str, timeout: float, service: str = "") -> str:
+def health(address: str, timeout: float, service: str = "", access: OwnAccess | None = None) -> str:
     """The router's word for the health of one of its services, "UNREACHABLE" when it does not answer.
 
     `INFERENCE` says whether it can generate, `SESSIONS` whether it can keep conversations, "" only that it lives.
     """
-    with open_sync_channel(address) as channel:
+    with (access or OwnAccess()).router(address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -37,14 +39,15 @@ def health(address: str, timeout: float, service: str = "") -> str:
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
-def is_serving(address: str, timeout: float) -> bool:
+def is_serving(address: str, timeout: float, access: OwnAccess | None = None) -> bool:
     """Whether the router at `address` can generate and keep conversations."""
-    return all(health(address, timeout, service) == "SERVING" for service in (INFERENCE, SESSIONS))
+    return all(health(address, timeout, service, access) == "SERVING" for service in (INFERENCE, SESSIONS))
 
 
-def worker_status(address: str, timeout: float) -> worker_pb2.GetStatusResponse | None:
+def worker_status(address: str, timeout: float, access: OwnAccess | None = None) -> worker_pb2.GetStatusResponse | None:
     """What the worker at `address` says of itself, None when it does not answer."""
-    with open_sync_channel(address) as channel:
+    tls = (access.tls if access is not None else None) or TlsConfig()
+    with open_sync_channel(address, internal_client(tls), INTERNAL_NAME) as channel:
         try:
             return worker_pb2_grpc.WorkerServiceStub(channel).GetStatus(worker_pb2.GetStatusRequest(), timeout=timeout)
         except grpc.RpcError:
@@ -54,15 +57,16 @@ def worker_status(address: str, timeout: float) -> worker_pb2.GetStatusResponse 
 class RouterClient:
     """One router. Every call raises CallError with the status and the router's message."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._channel = open_sync_channel(address)
+    def __init__(self, address: str, access: OwnAccess | None = None) -> None:
+        """`access`: how we are known there; by default not at all, and in the clear."""
+        self.address, self._access = address, access or OwnAccess()
+        self._channel = self._access.router(address)
         self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._sessions = inference_pb2_grpc.SessionServiceStub(self._channel)
 
     def chat(self, request: pb.ChatRequest, timeout: float) -> Iterator[pb.ChatResponse]:
         """One turn; leaving the loop early cancels it."""
-        call = self._inference.Chat(request, timeout=timeout)
+        call = self._inference.Chat(request, timeout=timeout, metadata=self._access.metadata)
         try:
             with _told(self.address):
                 yield from call
@@ -72,7 +76,9 @@ class RouterClient:
     def session(self, session_id: str, timeout: float = 10.0) -> pb.GetSessionResponse:
         """A session with everything said."""
         with _told(self.address):
-            return self._sessions.GetSession(pb.GetSessionRequest(session_id=session_id), timeout=timeout)
+            return self._sessions.GetSession(
+                pb.GetSessionRequest(session_id=session_id), timeout=timeout, metadata=self._access.metadata
+            )
 
     def close(self) -> None:
         """Close the connection."""

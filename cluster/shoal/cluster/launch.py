@@ -24,6 +24,7 @@ from shoal.cluster import ray_session, runfile, topology
 from shoal.cluster.config import ClusterConfig, Settings
 from shoal.cluster.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
+from shoal.cluster.own_access import OwnAccess
 from shoal.cluster.processes import Interrupted, adopt_orphans, interruptible, kill_descendants
 from shoal.cluster.ray_session import RaySession
 from shoal.cluster.router_process import Listening, RouterProcess
@@ -59,6 +60,7 @@ class LocalCluster:
         self._router_config = settings.router(
             model_dir=self._model, redis_url=self.config.redis_url, ready_file=str(state_dir / "router.json"), **drain
         )
+        self._access = OwnAccess.of(settings)
         self._say = say
         self._router_log = router_log
         self._undo: list[Callable[[], None]] = []
@@ -178,7 +180,7 @@ class LocalCluster:
         self._say("waiting for the router")
         while time.monotonic() < self._deadline:
             listening = self._router.listening()
-            if listening is not None and is_serving(listening.grpc, timeout=2.0):
+            if listening is not None and is_serving(listening.grpc, timeout=2.0, access=self._access):
                 return listening
             time.sleep(_POLL)
         raise StartError(f"the router was not ready within {self.config.start_timeout:g} s")

@@ -2,8 +2,8 @@
 a certificate is renewed; connections that exist go on with the old one.
 
 Three hops. Client to router: `certificate`, `key`, and `client_ca` when clients may show certificates. Router to
-worker, and worker to worker's wake-up: the `internal_` files, both ends show one and check the other's. Router to
-Redis: a `rediss://` URL and the `redis_` files.
+worker, and worker to worker's wake-up: the `internal_` files, both ends show one and check the other's. (Router to
+Redis: the URL says so, `rediss://`.)
 """
 
 from __future__ import annotations
@@ -41,17 +41,10 @@ class TlsConfig:
     """What routers and workers show each other; its name must be shoal-internal."""
     internal_key: str = ""
     """Its private key."""
-    redis_ca: str = ""
-    """CAs that a rediss:// server is checked by; empty: those of the machine."""
-    redis_certificate: str = ""
-    """What the router shows to Redis, if anything."""
-    redis_key: str = ""
-    """Its private key."""
 
     def __post_init__(self) -> None:
         require = requirer("tls", self)
-        for one, other in (("certificate", "key"), ("redis_certificate", "redis_key")):
-            require(other, bool(getattr(self, one)) == bool(getattr(self, other)), f"given together with tls.{one}")
+        require("key", bool(self.certificate) == bool(self.key), "given together with tls.certificate")
         require("client_ca", not self.client_ca or self.serves, "empty without tls.certificate")
         internal = (self.internal_ca, self.internal_certificate, self.internal_key)
         require("internal_ca", all(internal) or not any(internal), "given with internal_certificate and internal_key")
@@ -74,7 +67,7 @@ class TlsConfig:
                     Path(path).read_bytes()
                 except OSError as error:
                     raise SettingError(f"tls.{key}: {path} cannot be read: {error.strerror}") from None
-        for prefix in ("", "internal_", "redis_"):
+        for prefix in ("", "internal_"):
             chain, key = getattr(self, f"{prefix}certificate"), getattr(self, f"{prefix}key")
             if chain:
                 try:

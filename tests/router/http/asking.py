@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +38,19 @@ class Answer:
         return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
-async def ask(address: str, path: str, body: Any = None, method: str = "", **headers: str) -> Answer:
+async def ask(
+    address: str, path: str, body: Any = None, method: str = "", tls: ssl.SSLContext | None = None, **headers: str
+) -> Answer:
     """Ask once. A body is sent as JSON unless it is bytes, or pieces of bytes, already."""
     raw = body if body is None or isinstance(body, bytes | Iterator) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def send() -> Answer:
-        connection = http.client.HTTPConnection(address, timeout=30)
+        connection = (
+            http.client.HTTPConnection(address, timeout=30)
+            if tls is None
+            else http.client.HTTPSConnection(address, timeout=30, context=tls)
+        )
         connection.request(method or ("GET" if raw is None else "POST"), path, raw, named)
         response = connection.getresponse()
         answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read().decode())

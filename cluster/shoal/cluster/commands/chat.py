@@ -13,6 +13,7 @@ from shoal.cluster import runfile
 from shoal.cluster.client import RouterClient
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import CallError, NotRunningError
+from shoal.cluster.own_access import OwnAccess
 from shoal.cluster.terminal import show
 from shoal.proto.v1 import inference_pb2 as pb
 
@@ -34,7 +35,7 @@ class Options:
 
 def run(settings: Settings, options: Options, once: str | None) -> None:
     """One turn with `once`, else a conversation until the end of input. Raises CallError for a turn that failed."""
-    client = RouterClient(router_address(settings, options.address))
+    client = RouterClient(router_address(settings, options.address), OwnAccess.of(settings))
     console = Console()
     try:
         if once is not None:

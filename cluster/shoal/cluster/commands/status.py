@@ -13,6 +13,7 @@ from shoal.cluster import runfile
 from shoal.cluster.client import INFERENCE, SESSIONS, health, worker_status
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import UnhealthyError
+from shoal.cluster.own_access import OwnAccess
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, group_key
 
 _TIMEOUT = 3.0  # seconds for each question
@@ -26,7 +27,7 @@ def run(settings: Settings, address: str | None, as_json: bool) -> None:
     if address is None:
         running = runfile.read(Path(config.state_dir))
         address, redis_url, pid = running.router, running.redis_url, running.pid
-    report = look(address, redis_url) | {"pid": pid}
+    report = look(address, redis_url, OwnAccess.of(settings)) | {"pid": pid}
     if as_json:
         print(json.dumps(report, indent=2, sort_keys=True))
     else:
@@ -35,11 +36,11 @@ def run(settings: Settings, address: str | None, as_json: bool) -> None:
         raise UnhealthyError(f"the cluster behind {address} cannot serve: see above")
 
 
-def look(address: str, redis_url: str) -> dict[str, Any]:
+def look(address: str, redis_url: str, access: OwnAccess | None = None) -> dict[str, Any]:
     """Router, groups and workers as plain values; what does not answer is told as such, nothing is raised."""
-    generates, keeps = (health(address, _TIMEOUT, service) for service in (INFERENCE, SESSIONS))
+    generates, keeps = (health(address, _TIMEOUT, service, access) for service in (INFERENCE, SESSIONS))
     problem, entries = read_registry(redis_url) if redis_url else ("", [])
-    groups = [_group(entry) for entry in entries]
+    groups = [_group(entry, access) for entry in entries]
     serving = generates == "SERVING" and (keeps == "SERVING" or not redis_url)
     healthy = serving and not problem and all(group["ready"] for group in groups)
     return {
@@ -69,10 +70,10 @@ def _text(raw: bytes | str) -> str:
     return raw.decode() if isinstance(raw, bytes) else raw
 
 
-def _group(entry: GroupEntry) -> dict[str, Any]:
+def _group(entry: GroupEntry, access: OwnAccess | None) -> dict[str, Any]:
     workers = []
     for worker in entry.workers:
-        state = worker_status(worker.address, _TIMEOUT)
+        state = worker_status(worker.address, _TIMEOUT, access)
         described: dict[str, Any] = {"rank": worker.rank, "worker_id": worker.worker_id, "address": worker.address}
         if state is None:
             described |= {"ready": False, "reachable": False}

@@ -35,9 +35,9 @@ class Jwks:
         """The key, None when there is none. Raises CredentialsAwayError when the keys could never be read."""
         now = self._clock()
         old = now - self._read_at > self._max_age
-        if (old or key_id not in self._keys) and now - self._tried_at > _LEAST_GAP:
-            async with self._reading:
-                if self._clock() - self._tried_at > _LEAST_GAP:  # nobody else looked meanwhile
+        if old or key_id not in self._keys:
+            async with self._reading:  # who comes meanwhile waits for what is found
+                if self._clock() - self._tried_at > _LEAST_GAP:
                     await self._look()
         if self._read_at == float("-inf"):
             raise CredentialsAwayError("the keys of tokens cannot be read now", retry_after_ms=int(_LEAST_GAP * 1000))
