@@ -15,29 +15,29 @@ from tests.kernels.cases import Cases
 from tests.kernels.native_libraries import LIBRARIES, assert_same_bits, every_library
 
 LIMIT, ALPHA = 7.0, 1.702
-# Whole steps, tails of every kind, and lengths on both sides of a panel's 1024.
+# Whole steps and tails of every kind.
 widths = st.sampled_from([1, 7, 16, 31, 32, 33, 48, 95, 128, 1024, 1056, 1100, 2080])
-outputs = st.integers(1, 70)
+outputs = st.integers(1, 140)
 tokens = st.integers(1, 140)
 few = settings(max_examples=25, deadline=None)
 
 
 def assert_within_rounding(expected: Tensor, actual: Tensor, magnitude: Tensor, width: int) -> None:
-    """Sixteen lanes add width/16 products each, then a tree of four levels: so many roundings of the magnitudes."""
-    bound = (2 * (width / 16 + 2) + 6) * 2.0**-24 * magnitude + 1e-30
+    """32 products, then width/32 such sums: so many roundings of the magnitudes, twice where nothing is fused."""
+    bound = (2 * (32 + width / 32 + 2) + 2) * 2.0**-24 * magnitude + 1e-30
     assert bool(((actual.double() - expected).abs() <= bound).all())
 
 
 @every_library
-@given(T=tokens, N=outputs, K=widths, wide=st.booleans(), biased=st.booleans(), seed=st.integers(0, 99))
+@given(T=tokens, N=outputs, K=widths, biased=st.booleans(), seed=st.integers(0, 99))
 @few
 def test_linear_is_right_to_the_rounding_bound(
-    library: Library, T: int, N: int, K: int, wide: bool, biased: bool, seed: int
+    library: Library, T: int, N: int, K: int, biased: bool, seed: int
 ) -> None:
-    """fp32 activations times bf16 or fp32 weights, within what fp32 sums in that order may lose."""
+    """fp32 activations times bf16 weights, within what fp32 sums in that order may lose."""
     cases = Cases(seed)
     x, bias = cases.normal(T, K), cases.normal(N, dtype=torch.bfloat16) if biased else None
-    weight = cases.normal(N, K, dtype=torch.float32 if wide else torch.bfloat16)
+    weight = cases.normal(N, K, dtype=torch.bfloat16)
 
     magnitude = reference.linear(x.abs(), weight.abs(), None if bias is None else bias.abs())
     assert_within_rounding(reference.linear(x, weight, bias), library.linear(x, weight, bias), magnitude, K)

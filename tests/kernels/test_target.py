@@ -33,14 +33,14 @@ def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cpu_that_can_build_them_serves_native_kernels() -> None:
-    """fp32 activations; the kernel class names the instruction set, which decides the rounding."""
+    """fp32 activations; the kernel class says whether a multiply-add rounds once, which decides every bit."""
     if not native.available():
         pytest.skip(f"no native kernels here: {native.reason()}")
 
     chosen = target.choose("cpu")
 
     assert ("native", torch.float32) == (chosen.backend, chosen.dtype)
-    assert f"cpu-{native.isa()}-v1" == chosen.kernel_class
+    assert f"cpu-{'fma' if native.fused() else 'portable'}-v2" == chosen.kernel_class
     assert target.backend_for(CPU) == "native"
 
 
@@ -53,7 +53,7 @@ def test_a_cpu_that_cannot_falls_to_the_twins_and_says_so_once(caplog: pytest.Lo
     assert {"torch"} == backends
     assert len(caplog.records) == 1
     assert "no compiler was found" in caplog.text
-    assert target.choose("cpu").kernel_class == "cpu-torch-v1"
+    assert target.choose("cpu").kernel_class == "cpu-torch-v2"
 
 
 def test_the_environment_overrides_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,5 +109,5 @@ def test_triton_on_a_cpu_means_the_interpreter() -> None:
         command = [sys.executable, "-c", script.format(first=first)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
-    assert run("").stdout.strip() == "cpu-interpreted-v1"
+    assert run("").stdout.strip() == "cpu-interpreted-v2"
     assert "TRITON_INTERPRET=1 before triton is imported" in run("triton, ").stderr

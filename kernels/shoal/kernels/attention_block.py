@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shoal.kernels import native
 from shoal.kernels.attention import AttentionBatch, attention, write_kv
-from shoal.kernels.dense import linear
+from shoal.kernels.dense import Weight, linear
 from shoal.kernels.norm import rms_norm
 from shoal.kernels.rope import apply_rope_
 from shoal.kernels.target import backend_for
@@ -23,10 +23,10 @@ class BlockWeights:
     """One layer's attention. q, k and v are fused in rows: hq * hd, then hk * hd twice."""
 
     norm: Tensor  # [H]
-    qkv: Tensor  # [(hq + 2 hk) hd, H]
+    qkv: Weight  # [(hq + 2 hk) hd, H]
     qkv_bias: Tensor  # [(hq + 2 hk) hd]
     sinks: Tensor  # [hq], one unscaled logit per head
-    out: Tensor  # [H, hq hd]
+    out: Weight  # [H, hq hd]
     out_bias: Tensor  # [H]
 
 

@@ -6,10 +6,19 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import exact, native
+from shoal.kernels.native import PackedLinear
 from shoal.kernels.target import backend_for
 
+Weight = Tensor | PackedLinear
+"""bf16 [N,K] as published, or what `prepare` made of it."""
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype | None = None) -> Tensor:
+
+def prepare(weight: Tensor) -> Weight:
+    """The weight as its backend reads it fastest: packed on a CPU with native kernels, else unchanged."""
+    return native.pack_linear(weight) if backend_for(weight) == "native" else weight
+
+
+def linear(x: Tensor, weight: Weight, bias: Tensor | None, out_dtype: torch.dtype | None = None) -> Tensor:
     """x [T,K] @ weight [N,K].T + bias [N] -> [T,N] in `out_dtype` (x's dtype if None).
 
     Weight and bias are bf16 as published, sums are fp32 in an order fixed by K: a row never depends on its batch.
@@ -18,6 +27,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtyp
     match backend_for(x):
         case "native":
             return native.linear(x, weight, bias, out_dtype)
+        case backend if isinstance(weight, PackedLinear):
+            raise AssertionError(f"a weight packed for native kernels reached {backend}")
         case "triton":
             from shoal.kernels import _dense
 

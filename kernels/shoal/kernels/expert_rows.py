@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import native
-from shoal.kernels.moe_matmul import down, gate_up
-from shoal.kernels.mxfp4 import ExpertWeights
+from shoal.kernels.moe_matmul import Weights, down, gate_up
 from shoal.kernels.routing import sort_by_expert
 from shoal.kernels.target import backend_for
 
@@ -16,8 +15,8 @@ def expert_rows(
     x: Tensor,
     ids: Tensor,
     slot_of: Tensor,
-    w_up: ExpertWeights,
-    w_down: ExpertWeights,
+    w_up: Weights,
+    w_down: Weights,
     loads: Tensor,
     *,
     limit: float,
@@ -37,8 +36,8 @@ def expert_rows_torch(
     x: Tensor,
     ids: Tensor,
     slot_of: Tensor,
-    w_up: ExpertWeights,
-    w_down: ExpertWeights,
+    w_up: Weights,
+    w_down: Weights,
     loads: Tensor,
     *,
     limit: float,

@@ -16,10 +16,19 @@ from torch import Tensor
 
 from shoal.kernels import exact, native
 from shoal.kernels.mxfp4 import ExpertWeights, dequantize
+from shoal.kernels.native import PackedExperts
 from shoal.kernels.target import backend_for
 
+Weights = ExpertWeights | PackedExperts
+"""As published, or what `prepare` made of them."""
 
-def gate_up(x: Tensor, rows: Tensor, offsets: Tensor, w: ExpertWeights, *, limit: float, alpha: float) -> Tensor:
+
+def prepare(w: ExpertWeights) -> Weights:
+    """The experts as their backend reads them fastest: packed on a CPU with native kernels, else unchanged."""
+    return native.pack_experts(w) if backend_for(w.blocks) == "native" else w
+
+
+def gate_up(x: Tensor, rows: Tensor, offsets: Tensor, w: Weights, *, limit: float, alpha: float) -> Tensor:
     """First projection with the gather before it and the clamped SwiGLU after it.
 
     x [T,K] fp32 or bf16; rows i32 [R], indices into x; offsets i32 [E+1], non-decreasing from 0 to R; w [E,N,K]
@@ -31,6 +40,8 @@ def gate_up(x: Tensor, rows: Tensor, offsets: Tensor, w: ExpertWeights, *, limit
     match backend_for(x):
         case "native":
             return native.gate_up(x, rows, offsets, w, limit=limit, alpha=alpha)
+        case backend if isinstance(w, PackedExperts):
+            raise AssertionError(f"experts packed for native kernels reached {backend}")
         case "triton":
             from shoal.kernels import _moe_matmul
 
@@ -39,13 +50,15 @@ def gate_up(x: Tensor, rows: Tensor, offsets: Tensor, w: ExpertWeights, *, limit
             return gate_up_torch(x, rows, offsets, w, limit=limit, alpha=alpha)
 
 
-def down(h: Tensor, offsets: Tensor, w: ExpertWeights) -> Tensor:
+def down(h: Tensor, offsets: Tensor, w: Weights) -> Tensor:
     """Second projection. h [R,K] fp32 or bf16, offsets i32 [E+1], w [E,N,K] -> [R,N] in h's dtype."""
     assert h.shape[1] == w.in_features, f"h has {h.shape[1]} features, the experts read {w.in_features}"
     assert offsets.shape[0] == w.num_experts + 1, f"{offsets.shape[0]} offsets for {w.num_experts} experts"
     match backend_for(h):
         case "native":
             return native.down(h, offsets, w)
+        case backend if isinstance(w, PackedExperts):
+            raise AssertionError(f"experts packed for native kernels reached {backend}")
         case "triton":
             from shoal.kernels import _moe_matmul
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import native
-from shoal.kernels.dense import linear
+from shoal.kernels.dense import Weight, linear
 from shoal.kernels.norm import rms_norm
 from shoal.kernels.target import backend_for
 
 
-def norm_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def norm_linear(x: Tensor, norm: Tensor, eps: float, weight: Weight, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """x [T,H], norm [H], weight [N,H], bias [N] or None -> (rms_norm(x) [T,H] in x's dtype, fp32 [T,N])."""
     if backend_for(x) == "native":
         return native.norm_linear(x, norm, eps, weight, bias)
@@ -19,7 +19,7 @@ def norm_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor, bias: Tenso
 
 
 def norm_linear_torch(
-    x: Tensor, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None
+    x: Tensor, norm: Tensor, eps: float, weight: Weight, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The launchers, one by one, each on the backend of `x`."""
     normed = rms_norm(x, norm, eps)

@@ -27,7 +27,7 @@ Backend = Literal["native", "torch", "triton"]
 
 OVERRIDE = "SHOAL_KERNELS"
 _INTERPRET = "TRITON_INTERPRET"
-_VERSION = "v1"  # raised whenever a kernel may round differently from its predecessor
+_VERSION = "v2"  # raised whenever a kernel may round differently from its predecessor
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +104,7 @@ def _use_interpreter() -> None:
 
 def _kernel_class(device: torch.device, backend: Backend) -> str:
     if backend == "native":
-        return f"cpu-{native.isa()}-{_VERSION}"
+        return f"cpu-{'fma' if native.fused() else 'portable'}-{_VERSION}"
     if backend == "triton" and device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"cuda-sm{major}{minor}-{_VERSION}"

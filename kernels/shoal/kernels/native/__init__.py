@@ -21,10 +21,13 @@ from shoal.kernels.native import blocks
 from shoal.kernels.native.binding import Experts, Library, Paging
 from shoal.kernels.native.build import NativeUnavailableError, build_unit
 from shoal.kernels.native.instruction_set import choose
+from shoal.kernels.native.packing import PackedExperts, PackedLinear
 
 __all__ = [
     "Library",
     "NativeUnavailableError",
+    "PackedExperts",
+    "PackedLinear",
     "apply_rope_",
     "attention",
     "attention_block",
@@ -40,6 +43,8 @@ __all__ = [
     "linear",
     "load",
     "norm_linear",
+    "pack_experts",
+    "pack_linear",
     "reason",
     "rms_norm",
     "route",
@@ -115,16 +120,28 @@ def threads() -> int:
     return library().threads
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype | None = None) -> Tensor:
-    """See `Library.linear`, as with all that follow."""
+def pack_linear(weight: Tensor | PackedLinear) -> PackedLinear:
+    """See `Library.pack_linear`, as with all that follow."""
+    return library().pack_linear(weight)
+
+
+def pack_experts(w: Experts | PackedExperts) -> PackedExperts:
+    return library().pack_experts(w)
+
+
+def linear(
+    x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None, out_dtype: torch.dtype | None = None
+) -> Tensor:
     return library().linear(x, weight, bias, out_dtype)
 
 
-def gate_up(x: Tensor, rows: Tensor, offsets: Tensor, w: Experts, *, limit: float, alpha: float) -> Tensor:
+def gate_up(
+    x: Tensor, rows: Tensor, offsets: Tensor, w: Experts | PackedExperts, *, limit: float, alpha: float
+) -> Tensor:
     return library().gate_up(x, rows, offsets, w, limit=limit, alpha=alpha)
 
 
-def down(h: Tensor, offsets: Tensor, w: Experts) -> Tensor:
+def down(h: Tensor, offsets: Tensor, w: Experts | PackedExperts) -> Tensor:
     return library().down(h, offsets, w)
 
 
@@ -158,7 +175,9 @@ def combine(rows: Tensor, weights: Tensor) -> Tensor:
     return library().combine(rows, weights)
 
 
-def norm_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def norm_linear(
+    x: Tensor, norm: Tensor, eps: float, weight: Tensor | PackedLinear, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """See `blocks.norm_linear`, as with the two that follow."""
     return blocks.norm_linear(library(), x, norm, eps, weight, bias)
 
@@ -181,8 +200,8 @@ def expert_rows(
     x: Tensor,
     ids: Tensor,
     slot_of: Tensor,
-    w_up: Experts,
-    w_down: Experts,
+    w_up: Experts | PackedExperts,
+    w_down: Experts | PackedExperts,
     loads: Tensor,
     *,
     limit: float,

@@ -15,11 +15,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from shoal.kernels.native.packing import LANES, STEP, PackedExperts, PackedLinear, padded
+
 EVERY_KEY = 2**62  # a window that hides nothing
 
 # Function -> its arguments: pointers, then integers, then floats.
 SIGNATURES = {
-    "linear": "pppp iiii",
+    "pack_dense": "pp ii",
+    "pack_mxfp4": "pppp iii",
+    "linear": "pppp iii",
     "gate_up": "ppppppp iiiii ff",
     "down": "pppppp iiii",
     "rms_norm": "ppp ii f",
@@ -90,42 +94,71 @@ class Library:
         assert count >= 1, count
         self.c.shoal_set_threads(count)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype | None = None) -> Tensor:
-        """x [T,K] times weight [N,K] (bf16 or fp32) transposed, plus bias bf16 [N]: [T,N] in out_dtype or fp32."""
-        (T, K), (N, _) = x.shape, weight.shape
+    def pack_linear(self, weight: Tensor | PackedLinear) -> PackedLinear:
+        """weight bf16 [N,K] as `linear` reads it; one that is packed already is given back."""
+        if isinstance(weight, PackedLinear):
+            return weight
+        N, K = weight.shape
+        check(weight, torch.bfloat16, (N, K))
+        data = torch.empty((padded(N, LANES), padded(K, STEP)), dtype=torch.bfloat16)
+        call(self.c.shoal_pack_dense, weight, data, N, K)
+        return PackedLinear(data, N, K)
+
+    def pack_experts(self, w: Experts | PackedExperts) -> PackedExperts:
+        """Experts as `gate_up` and `down` read them; packed ones are given back."""
+        if isinstance(w, PackedExperts):
+            return w
+        E, N, G, _ = w.blocks.shape
+        check(w.blocks, torch.uint8, (E, N, G, 16))
+        check(w.scales, torch.uint8, (E, N, G))
+        check(w.bias, torch.bfloat16, (E, N))
+        codes = torch.empty((E, padded(N, LANES), G, 16), dtype=torch.uint8)
+        scales = torch.empty((E, padded(N, LANES), G), dtype=torch.uint8)
+        call(self.c.shoal_pack_mxfp4, w.blocks, w.scales, codes, scales, E, N, G)
+        return PackedExperts(codes, scales, w.bias)
+
+    def linear(
+        self, x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """x [T,K] times weight bf16 [N,K] transposed, plus bias bf16 [N]: [T,N] in out_dtype or fp32."""
+        packed = self.pack_linear(weight)
+        (T, K), N = x.shape, packed.rows
         check(x, torch.float32, (T, K))
-        assert weight.dtype in (torch.bfloat16, torch.float32), weight.dtype
-        check(weight, weight.dtype, (N, K))
-        if bias is not None:
-            check(bias, torch.bfloat16, (N,))
+        check_linear(packed, bias, N, K)
         out = torch.empty((T, N), dtype=torch.float32)
-        is_fp32 = int(weight.dtype == torch.float32)
-        call(self.c.shoal_linear, x, weight, bias, out, T, N, K, is_fp32)
+        call(self.c.shoal_linear, x, packed.data, bias, out, T, N, K)
         return out if out_dtype is None else out.to(out_dtype)
 
-    def gate_up(self, x: Tensor, rows: Tensor, offsets: Tensor, w: Experts, *, limit: float, alpha: float) -> Tensor:
+    def gate_up(
+        self, x: Tensor, rows: Tensor, offsets: Tensor, w: Experts | PackedExperts, *, limit: float, alpha: float
+    ) -> Tensor:
         """Row r, of the expert e with offsets[e] <= r < offsets[e+1]: SwiGLU of x[rows[r]] times that expert's weights.
 
         x [T,K], rows i32 [R], offsets i32 [E+1]; weight rows alternate gate and up; result [R,N/2].
         """
+        packed = self.pack_experts(w)
         (T, K), R = x.shape, rows.shape[0]
-        E, N = check_experts(w, K)
+        E, N = check_experts(packed, K)
         assert N % 2 == 0, N
         check(x, torch.float32, (T, K))
         check(rows, torch.int32, (R,))
         check(offsets, torch.int32, (E + 1,))
         out = torch.empty((R, N // 2), dtype=torch.float32)
-        call(self.c.shoal_gate_up, x, rows, offsets, w.blocks, w.scales, w.bias, out, T, R, E, N, K, limit, alpha)
+        call(
+            self.c.shoal_gate_up,
+            *(x, rows, offsets, packed.blocks, packed.scales, packed.bias, out, T, R, E, N, K, limit, alpha),
+        )
         return out
 
-    def down(self, h: Tensor, offsets: Tensor, w: Experts) -> Tensor:
+    def down(self, h: Tensor, offsets: Tensor, w: Experts | PackedExperts) -> Tensor:
         """h [R,K] grouped by expert as in `gate_up`, times its weights, plus its bias: [R,N], unweighted."""
+        packed = self.pack_experts(w)
         R, K = h.shape
-        E, N = check_experts(w, K)
+        E, N = check_experts(packed, K)
         check(h, torch.float32, (R, K))
         check(offsets, torch.int32, (E + 1,))
         out = torch.empty((R, N), dtype=torch.float32)
-        call(self.c.shoal_down, h, offsets, w.blocks, w.scales, w.bias, out, R, E, N, K)
+        call(self.c.shoal_down, h, offsets, packed.blocks, packed.scales, packed.bias, out, R, E, N, K)
         return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -237,11 +270,19 @@ def check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     assert fits, (tensor.dtype, dtype, tuple(tensor.shape), shape, tensor.stride(), tensor.device)
 
 
-def check_experts(w: Experts, K: int) -> tuple[int, int]:
-    E, N, G, _ = w.blocks.shape
-    assert G * 32 == K, (G, K)
-    check(w.blocks, torch.uint8, (E, N, G, 16))
-    check(w.scales, torch.uint8, (E, N, G))
+def check_linear(packed: PackedLinear, bias: Tensor | None, N: int, K: int) -> None:
+    assert packed.shape == (N, K), (packed.shape, N, K)
+    check(packed.data, torch.bfloat16, (padded(N, LANES), padded(K, STEP)))
+    if bias is not None:
+        check(bias, torch.bfloat16, (N,))
+
+
+def check_experts(w: PackedExperts, K: int) -> tuple[int, int]:
+    E, N = w.bias.shape
+    G = K // STEP
+    assert G * STEP == K, K
+    check(w.blocks, torch.uint8, (E, padded(N, LANES), G, 16))
+    check(w.scales, torch.uint8, (E, padded(N, LANES), G))
     check(w.bias, torch.bfloat16, (E, N))
     return E, N
 

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from shoal.kernels.native import binding
-from shoal.kernels.native.binding import EVERY_KEY, Experts, Library, Paging, check, check_experts
+from shoal.kernels.native.binding import (
+    EVERY_KEY, Experts, Library, Paging, check, check_experts, check_linear,
+)  # fmt: skip
+from shoal.kernels.native.packing import PackedExperts, PackedLinear
 
 
 class Attention(Protocol):
@@ -17,13 +20,13 @@ class Attention(Protocol):
     @property
     def norm(self) -> Tensor: ...
     @property
-    def qkv(self) -> Tensor: ...
+    def qkv(self) -> Tensor | PackedLinear: ...
     @property
     def qkv_bias(self) -> Tensor: ...
     @property
     def sinks(self) -> Tensor: ...
     @property
-    def out(self) -> Tensor: ...
+    def out(self) -> Tensor | PackedLinear: ...
     @property
     def out_bias(self) -> Tensor: ...
 
@@ -42,18 +45,17 @@ class Heads(Protocol):
 
 
 def norm_linear(
-    library: Library, x: Tensor, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None
+    library: Library, x: Tensor, norm: Tensor, eps: float, weight: Tensor | PackedLinear, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """x [T,H], norm [H], weight bf16 [N,H], bias bf16 [N] -> (normed [T,H], [T,N])."""
-    (T, H), N = x.shape, weight.shape[0]
+    packed = library.pack_linear(weight)
+    (T, H), N = x.shape, packed.rows
     norm = norm.float()
     check(x, torch.float32, (T, H))
     check(norm, torch.float32, (H,))
-    check(weight, torch.bfloat16, (N, H))
-    if bias is not None:
-        check(bias, torch.bfloat16, (N,))
+    check_linear(packed, bias, N, H)
     normed, out = torch.empty_like(x), torch.empty((T, N), dtype=torch.float32)
-    binding.call(library.c.shoal_norm_linear, x, norm, weight, bias, normed, out, T, N, H, eps)
+    binding.call(library.c.shoal_norm_linear, x, norm, packed.data, bias, normed, out, T, N, H, eps)
     return normed, out
 
 
@@ -78,10 +80,9 @@ def attention_block(
     check(x, torch.float32, (T, H))
     check(norm, torch.float32, (H,))
     check(sinks, torch.float32, (hq,))
-    check(weights.qkv, torch.bfloat16, (fused, H))
-    check(weights.qkv_bias, torch.bfloat16, (fused,))
-    check(weights.out, torch.bfloat16, (H, hq * hd))
-    check(weights.out_bias, torch.bfloat16, (H,))
+    qkv, projection = library.pack_linear(weights.qkv), library.pack_linear(weights.out)
+    check_linear(qkv, weights.qkv_bias, fused, H)
+    check_linear(projection, weights.out_bias, H, hq * hd)
     check(positions, torch.int64, (T,))
     check(slots, torch.int64, (T,))
     check(batch.cu_q, torch.int32, (S + 1,))
@@ -94,7 +95,7 @@ def attention_block(
     out = torch.empty_like(x)
     binding.call(
         library.c.shoal_attention_block,
-        *(x, norm, weights.qkv, weights.qkv_bias, weights.out, weights.out_bias, sinks, positions, *rope),
+        *(x, norm, qkv.data, weights.qkv_bias, projection.data, weights.out_bias, sinks, positions, *rope),
         *(*cache, slots, batch.cu_q, batch.context_lens, batch.block_tables, out),
         *(T, H, hq, hk, hd, P, S, B, bs, max_blocks, EVERY_KEY if window is None else window),
         *(shape.eps, shape.scale),
@@ -107,8 +108,8 @@ def expert_rows(
     x: Tensor,
     ids: Tensor,
     slot_of: Tensor,
-    w_up: Experts,
-    w_down: Experts,
+    w_up: Experts | PackedExperts,
+    w_down: Experts | PackedExperts,
     loads: Tensor,
     *,
     limit: float,
@@ -116,8 +117,9 @@ def expert_rows(
 ) -> Tensor:
     """x [T,H], ids i32 [T,k] (negative: elsewhere), slot_of i32 [E] -> [P,H], a row per pair, in ids' order."""
     (T, H), (_, k) = x.shape, ids.shape
-    slots, N = check_experts(w_up, H)
-    _, outputs = check_experts(w_down, N // 2)
+    up, down = library.pack_experts(w_up), library.pack_experts(w_down)
+    slots, N = check_experts(up, H)
+    _, outputs = check_experts(down, N // 2)
     assert outputs == H, (outputs, H)
     check(x, torch.float32, (T, H))
     check(ids, torch.int32, (T, k))
@@ -126,7 +128,7 @@ def expert_rows(
     out, pairs = torch.empty((T * k, H), dtype=torch.float32), torch.empty(1, dtype=torch.int64)
     binding.call(
         library.c.shoal_expert_rows,
-        *(x, ids, slot_of, w_up.blocks, w_up.scales, w_up.bias, w_down.blocks, w_down.scales, w_down.bias),
+        *(x, ids, slot_of, up.blocks, up.scales, up.bias, down.blocks, down.scales, down.bias),
         *(out, loads, pairs, T, k, slot_of.shape[0], slots, H, N // 2, limit, alpha),
     )
     return out[: int(pairs)]

@@ -27,6 +27,7 @@ FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-fvisibility=hidd
 KERNEL_SOURCES = (
     "pool.cpp",
     "threads.cpp",
+    "packing.cpp",
     "dense.cpp",
     "experts.cpp",
     "attention.cpp",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from shoal.kernels.mxfp4 import ExpertWeights
+from shoal.kernels.moe_matmul import Weights
 from shoal.workers.checkpoint import Checkpoint
 from shoal.workers.errors import NoRoomError
 from shoal.workers.model.weights import FREE, LayerExperts, expert_bytes, load_experts
@@ -112,13 +112,13 @@ def _grown(held: LayerExperts, wanted: frozenset[int], spare_slots: int) -> tupl
     kept = [slot for slot, expert in enumerate(held.ids) if expert in wanted]
     size = len(wanted) + spare_slots
 
-    def copied(weights: ExpertWeights) -> ExpertWeights:
+    def copied(weights: Weights) -> Weights:
         def grow(tensor: torch.Tensor) -> torch.Tensor:
             result = tensor.new_zeros(size, *tensor.shape[1:])
             result[: len(kept)] = tensor[kept]
             return result
 
-        return ExpertWeights(grow(weights.blocks), grow(weights.scales), grow(weights.bias))
+        return replace(weights, blocks=grow(weights.blocks), scales=grow(weights.scales), bias=grow(weights.bias))
 
     ids = (*(held.ids[slot] for slot in kept), *([FREE] * (size - len(kept))))
     return LayerExperts(ids, copied(held.gate_up), copied(held.down)), list(range(len(kept), size))

@@ -1,6 +1,7 @@
 """A rank's weights: every dense tensor, and its own experts only.
 
-Dense tensors keep the published bf16. Experts keep the published MXFP4 bytes, stacked in slots.
+Dense tensors keep the published bf16 values, experts the published MXFP4 codes, both in the order in which this device
+reads them fastest. Experts are stacked in slots.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shoal.kernels import dense, moe_matmul
 from shoal.kernels.attention_block import BlockWeights
 from shoal.kernels.mxfp4 import ExpertWeights
 from shoal.workers.checkpoint import Checkpoint
@@ -25,7 +27,7 @@ class RouterWeights:
     """One layer's choice of experts."""
 
     norm: Tensor  # [H]
-    weight: Tensor  # [E, H]
+    weight: dense.Weight  # [E, H]
     bias: Tensor  # [E]
 
 
@@ -34,8 +36,8 @@ class LayerExperts:
     """The experts of one layer that this rank holds, in slot order; a slot may be FREE."""
 
     ids: tuple[int, ...]
-    gate_up: ExpertWeights  # [slots, 2I, H], gate and up rows interleaved
-    down: ExpertWeights  # [slots, H, I]
+    gate_up: moe_matmul.Weights  # [slots, 2I, H], gate and up rows interleaved
+    down: moe_matmul.Weights  # [slots, H, I]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class DenseWeights:
     """What every rank holds."""
 
     embedding: Tensor  # [V, H]
-    unembedding: Tensor  # [V, H]
+    unembedding: dense.Weight  # [V, H]
     norm: Tensor  # [H]
     attention: tuple[BlockWeights, ...]
     routers: tuple[RouterWeights, ...]
@@ -54,6 +56,9 @@ def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
 
     def tensor(name: str) -> Tensor:
         return checkpoint.tensor(name).to(device).contiguous()
+
+    def matrix(name: str) -> dense.Weight:
+        return dense.prepare(tensor(name))
 
     def vector(name: str) -> Tensor:
         """A norm's weights or the sinks, widened once (exactly) rather than in every step."""
@@ -67,23 +72,23 @@ def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
         attention.append(
             BlockWeights(
                 norm=vector(base + "input_layernorm.weight"),
-                qkv=torch.cat(parts).to(device),
+                qkv=dense.prepare(torch.cat(parts).to(device)),
                 qkv_bias=torch.cat(biases).to(device),
                 sinks=vector(base + "self_attn.sinks"),
-                out=tensor(base + "self_attn.o_proj.weight"),
+                out=matrix(base + "self_attn.o_proj.weight"),
                 out_bias=tensor(base + "self_attn.o_proj.bias"),
             )
         )
         routers.append(
             RouterWeights(
                 norm=vector(base + "post_attention_layernorm.weight"),
-                weight=tensor(base + "mlp.router.weight"),
+                weight=matrix(base + "mlp.router.weight"),
                 bias=tensor(base + "mlp.router.bias"),
             )
         )
     return DenseWeights(
         embedding=tensor("model.embed_tokens.weight"),
-        unembedding=tensor("lm_head.weight"),
+        unembedding=matrix("lm_head.weight"),
         norm=vector("model.norm.weight"),
         attention=tuple(attention),
         routers=tuple(routers),
@@ -101,9 +106,9 @@ def load_experts(
             read = torch.cat([read, read.new_zeros(spare_slots, *read.shape[1:])])
         return read.to(device)
 
-    def expert_weights(projection: str) -> ExpertWeights:
+    def expert_weights(projection: str) -> moe_matmul.Weights:
         parts = [tensor(f"{projection}_{part}") for part in ("blocks", "scales", "bias")]
-        return ExpertWeights(*parts)
+        return moe_matmul.prepare(ExpertWeights(*parts))
 
     return LayerExperts((*ids, *([FREE] * spare_slots)), expert_weights("gate_up_proj"), expert_weights("down_proj"))
 

@@ -6,7 +6,7 @@
 #include <cstring>
 
 extern "C" {
-const char* shoal_linear(const float*, const void*, const uint16_t*, float*, int64_t, int64_t, int64_t, int64_t);
+const char* shoal_linear(const float*, const uint16_t*, const uint16_t*, float*, int64_t, int64_t, int64_t);
 const char* shoal_rms_norm(const float*, const float*, float*, int64_t, int64_t, float);
 const char* shoal_apply_rope(float*, float*, const int64_t*, const float*, const float*, int64_t, int64_t, int64_t,
                              int64_t, int64_t);
@@ -36,7 +36,7 @@ Item* carve(char*& at, int64_t count) {
 SHOAL_API const char* shoal_norm_linear(const float* x, const float* norm, const uint16_t* weight, const uint16_t* bias,
                                         float* normed, float* out, int64_t T, int64_t N, int64_t H, float eps) {
   shoal_rms_norm(x, norm, normed, T, H, eps);
-  return shoal_linear(normed, weight, bias, out, T, N, H, 0);
+  return shoal_linear(normed, weight, bias, out, T, N, H);
 }
 
 // out[T,H] = x + projection(attention(rope(qkv(rms_norm(x))))), keys and values written to the caches at slots[T].
@@ -54,7 +54,7 @@ SHOAL_API const char* shoal_attention_block(
   float *q = carve<float>(memory, T * q_size), *attended = carve<float>(memory, T * q_size);
   float *k = carve<float>(memory, T * kv_size), *v = carve<float>(memory, T * kv_size);
   shoal_rms_norm(x, norm, normed, T, H, eps);
-  if (const char* wrong = shoal_linear(normed, qkv, qkv_bias, fused, T, fused_size, H, 0)) return wrong;
+  if (const char* wrong = shoal_linear(normed, qkv, qkv_bias, fused, T, fused_size, H)) return wrong;
   for (int64_t t = 0; t < T; ++t) {
     const float* row = fused + t * fused_size;
     std::memcpy(q + t * q_size, row, sizeof(float) * q_size);
@@ -66,7 +66,7 @@ SHOAL_API const char* shoal_attention_block(
   if (const char* wrong = shoal_attention(q, k_cache, v_cache, cu_q, context_lens, tables, sinks, attended, T, S, hq,
                                           hk, hd, blocks, block_size, max_blocks, window, scale))
     return wrong;
-  if (const char* wrong = shoal_linear(attended, projection, projection_bias, out, T, H, q_size, 0)) return wrong;
+  if (const char* wrong = shoal_linear(attended, projection, projection_bias, out, T, H, q_size)) return wrong;
   for (int64_t i = 0; i < T * H; ++i) out[i] += x[i];
   return nullptr;
 }

@@ -17,21 +17,9 @@ namespace {
 
 constexpr int kLanes = 16;
 
-// E2M1 values by their four-bit code, multiplied by the power of two of one E8M0 scale byte: 256 rows of 16.
-// Reading a row replaces a multiplication per block. Byte 0 is 2^-127, a subnormal, and exact like all others.
-struct ScaledCodes {
-  alignas(64) float row[256][16];
-  ScaledCodes() {
-    const float value[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
-    for (int byte = 0; byte < 256; ++byte) {
-      const uint32_t bits = byte == 0 ? 1u << 22 : static_cast<uint32_t>(byte) << 23;
-      float scale;
-      std::memcpy(&scale, &bits, sizeof scale);
-      for (int code = 0; code < 16; ++code) row[byte][code] = (code & 8 ? -value[code & 7] : value[code & 7]) * scale;
-    }
-  }
-};
-const ScaledCodes kScaled;
+// E2M1 values by their four-bit code.
+alignas(64) constexpr float kE2m1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                                         -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
 SHOAL_INLINE float bf16_to_float(uint16_t half) {
   const uint32_t bits = static_cast<uint32_t>(half) << 16;

@@ -6,11 +6,11 @@ namespace {
 
 constexpr bool kFused = true;  // fma rounds once
 
-// Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
-constexpr int kDirectTokens = 2;
-constexpr int direct_rows(int M) { return M == 1 ? 4 : 2; }
-// Weights decoded into a panel: the register tile, weight rows by activation rows.
-constexpr int kPanelRows = 2, kPanelTokens = 3;
+// Register tiles, in groups of 16 weight rows by activation rows: of weights decoded on the way (at most kDirectTokens
+// activation rows), and of weights decoded into a panel before.
+constexpr int kDirectTokens = 3;
+constexpr int direct_groups(int M) { return M == 1 ? 2 : 1; }
+constexpr int kPanelGroups = 2, kPanelTokens = 3;
 
 struct V { __m256 a, b; };
 
@@ -69,28 +69,30 @@ SHOAL_INLINE float reduce_max(V x) {
   return _mm_cvtss_f32(_mm_max_ss(v2, _mm_shuffle_ps(v2, v2, 1)));
 }
 
-SHOAL_INLINE __m256 load_bf16_8(const uint16_t* p) {
-  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
-}
-SHOAL_INLINE V load_bf16(const uint16_t* p) { return {load_bf16_8(p), load_bf16_8(p + 8)}; }
-SHOAL_INLINE V load_bf16_first(const uint16_t* p, int n) {
-  alignas(32) uint16_t padded[kLanes] = {};
-  std::memcpy(padded, p, static_cast<size_t>(n) * sizeof(uint16_t));
-  return load_bf16(padded);
-}
+struct Codes { __m256i a, b; };  // eight codes of each of 16 weight rows: see packing.cpp
+SHOAL_INLINE __m256i load_8(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+SHOAL_INLINE Codes load_codes(const uint8_t* p) { return {load_8(p), load_8(p + 32)}; }
 // Magnitude from the table by the low three bits, sign from bit 3.
-SHOAL_INLINE __m256 decode_8(__m256i codes, __m256 magnitudes) {
-  const __m256i sign = _mm256_slli_epi32(_mm256_srli_epi32(codes, 3), 31);
-  return _mm256_or_ps(_mm256_permutevar8x32_ps(magnitudes, codes), _mm256_castsi256_ps(sign));
+template <int shift>
+SHOAL_INLINE __m256 decode_8(__m256i codes) {
+  const __m256i sign = _mm256_and_si256(_mm256_slli_epi32(codes, 28 - shift), _mm256_set1_epi32(INT32_MIN));
+  const __m256 magnitude = _mm256_permutevar8x32_ps(_mm256_load_ps(kE2m1), _mm256_srli_epi32(codes, shift));
+  return _mm256_or_ps(magnitude, _mm256_castsi256_ps(sign));
 }
-// The 32 weights of one MXFP4 block, times its scale: the even ones (low nibbles), then the odd ones.
-SHOAL_INLINE void load_mxfp4(const uint8_t* block, uint8_t scale, V& even, V& odd) {
-  const __m256 table = _mm256_load_ps(kScaled.row[scale]);
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
-  const __m256i front = _mm256_cvtepu8_epi32(bytes), back = _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8));
-  even = {decode_8(front, table), decode_8(back, table)};
-  odd = {decode_8(_mm256_srli_epi32(front, 4), table), decode_8(_mm256_srli_epi32(back, 4), table)};
+template <int shift>
+SHOAL_INLINE V decode(Codes codes) { return {decode_8<shift>(codes.a), decode_8<shift>(codes.b)}; }
+SHOAL_INLINE __m256 load_scales_8(const uint8_t* p) {
+  const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  const __m256i subnormal = _mm256_cmpeq_epi32(bytes, _mm256_setzero_si256());
+  return _mm256_castsi256_ps(_mm256_blendv_epi8(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(1 << 22), subnormal));
 }
+SHOAL_INLINE V load_scales(const uint8_t* p) { return {load_scales_8(p), load_scales_8(p + 8)}; }  // byte 0 is 2^-127
+// Two bf16 inputs of each of 16 weight rows, the first in the low halves.
+SHOAL_INLINE __m256 low_8(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+SHOAL_INLINE __m256 high_8(__m256i pairs) {
+  return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
+}
+SHOAL_INLINE V load_low(const uint16_t* p) { return {low_8(load_8(p)), low_8(load_8(p + 16))}; }
+SHOAL_INLINE V load_high(const uint16_t* p) { return {high_8(load_8(p)), high_8(load_8(p + 16))}; }
 
 }  // namespace

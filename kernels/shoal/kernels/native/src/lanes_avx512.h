@@ -6,11 +6,11 @@ namespace {
 
 constexpr bool kFused = true;  // fma rounds once
 
-// Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
-constexpr int kDirectTokens = 6;
-constexpr int direct_rows(int) { return 4; }
-// Weights decoded into a panel: the register tile, weight rows by activation rows.
-constexpr int kPanelRows = 4, kPanelTokens = 6;
+// Register tiles, in groups of 16 weight rows by activation rows: of weights decoded on the way (at most kDirectTokens
+// activation rows), and of weights decoded into a panel before.
+constexpr int kDirectTokens = 12;
+constexpr int direct_groups(int M) { return M <= 5 ? 4 : 2; }
+constexpr int kPanelGroups = 4, kPanelTokens = 6;
 
 struct V { __m512 v; };
 
@@ -50,20 +50,22 @@ SHOAL_INLINE float reduce_add(V a) {
 }
 SHOAL_INLINE float reduce_max(V a) { return _mm512_reduce_max_ps(a.v); }
 
-SHOAL_INLINE V load_bf16(const uint16_t* p) {
-  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+struct Codes { __m512i v; };  // eight codes of each of 16 weight rows: see packing.cpp
+SHOAL_INLINE Codes load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+template <int shift>
+SHOAL_INLINE V decode(Codes codes) {  // takes the low four bits of every lane
+  const __m512 table = _mm512_load_ps(kE2m1);
+  return {_mm512_permutexvar_ps(shift ? _mm512_srli_epi32(codes.v, shift) : codes.v, table)};
 }
-SHOAL_INLINE V load_bf16_first(const uint16_t* p, int n) {
-  const __m256i halves = _mm256_maskz_loadu_epi16(first(n), p);
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+SHOAL_INLINE V load_scales(const uint8_t* p) {  // powers of two; byte 0 is 2^-127
+  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __mmask16 subnormal = _mm512_testn_epi32_mask(bytes, bytes);
+  return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(_mm512_slli_epi32(bytes, 23), subnormal, _mm512_set1_epi32(1 << 22)))};
 }
-// The 32 weights of one MXFP4 block, times its scale: the even ones (low nibbles), then the odd ones.
-SHOAL_INLINE void load_mxfp4(const uint8_t* block, uint8_t scale, V& even, V& odd) {
-  const __m512 table = _mm512_load_ps(kScaled.row[scale]);
-  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
-  even.v = _mm512_permutexvar_ps(bytes, table);  // takes the low four bits of every lane
-  odd.v = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+// Two bf16 inputs of each of 16 weight rows, the first in the low halves.
+SHOAL_INLINE V load_low(const uint16_t* p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))}; }
+SHOAL_INLINE V load_high(const uint16_t* p) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))))};
 }
 
 }  // namespace

@@ -11,11 +11,11 @@ constexpr bool kFused = true;  // fma rounds once
 constexpr bool kFused = false;  // fma rounds the product and the sum
 #endif
 
-// Weights decoded in registers: so many weight rows at once for M activation rows, of which at most kDirectTokens.
+// Register tiles, in groups of 16 weight rows by activation rows: of weights decoded on the way (at most kDirectTokens
+// activation rows), and of weights decoded into a panel before.
 constexpr int kDirectTokens = 1;
-constexpr int direct_rows(int) { return 2; }
-// Weights decoded into a panel: the register tile, weight rows by activation rows.
-constexpr int kPanelRows = 2, kPanelTokens = 1;
+constexpr int direct_groups(int) { return 1; }
+constexpr int kPanelGroups = 1, kPanelTokens = 2;
 
 typedef float F4 __attribute__((vector_size(16)));
 struct V { F4 q[4]; };
@@ -85,21 +85,34 @@ SHOAL_INLINE float reduce_max(V x) {
   return best;
 }
 
-SHOAL_INLINE V load_bf16_first(const uint16_t* p, int n) {
-  uint32_t wide[kLanes] = {};
-  for (int i = 0; i < n; ++i) wide[i] = static_cast<uint32_t>(p[i]) << 16;
+SHOAL_INLINE V from_bits(const uint32_t* bits) {
   V out;
-  std::memcpy(&out, wide, sizeof out);
+  std::memcpy(&out, bits, sizeof out);
   return out;
 }
-SHOAL_INLINE V load_bf16(const uint16_t* p) { return load_bf16_first(p, kLanes); }
-// The 32 weights of one MXFP4 block, times its scale: the even ones (low nibbles), then the odd ones.
-SHOAL_INLINE void load_mxfp4(const uint8_t* block, uint8_t scale, V& even, V& odd) {
-  const float* table = kScaled.row[scale];
-  float low[kLanes], high[kLanes];
-  for (int i = 0; i < kLanes; ++i) low[i] = table[block[i] & 15], high[i] = table[block[i] >> 4];
-  even = load(low);
-  odd = load(high);
+struct Codes { uint32_t v[kLanes]; };  // eight codes of each of 16 weight rows: see packing.cpp
+SHOAL_INLINE Codes load_codes(const uint8_t* p) {
+  Codes codes;
+  std::memcpy(&codes, p, sizeof codes);
+  return codes;
+}
+template <int shift>
+SHOAL_INLINE V decode(const Codes& codes) { SHOAL_EACH_LANE(kE2m1[codes.v[4 * i + j] >> shift & 15]); }
+SHOAL_INLINE V load_scales(const uint8_t* p) {  // powers of two; byte 0 is 2^-127
+  uint32_t bits[kLanes];
+  for (int i = 0; i < kLanes; ++i) bits[i] = p[i] == 0 ? 1u << 22 : static_cast<uint32_t>(p[i]) << 23;
+  return from_bits(bits);
+}
+// Two bf16 inputs of each of 16 weight rows, the first in the low halves.
+SHOAL_INLINE V load_low(const uint16_t* p) {
+  uint32_t bits[kLanes];
+  for (int i = 0; i < kLanes; ++i) bits[i] = static_cast<uint32_t>(p[2 * i]) << 16;
+  return from_bits(bits);
+}
+SHOAL_INLINE V load_high(const uint16_t* p) {
+  uint32_t bits[kLanes];
+  for (int i = 0; i < kLanes; ++i) bits[i] = static_cast<uint32_t>(p[2 * i + 1]) << 16;
+  return from_bits(bits);
 }
 
 }  // namespace
