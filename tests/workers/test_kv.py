@@ -108,6 +108,21 @@ def test_a_shared_block_is_copied_before_it_is_written() -> None:
     kv.check_integrity([tables, fork])
 
 
+def test_a_fork_does_not_write_into_what_its_sibling_left_in_the_cache() -> None:
+    """The shared last block was completed by the sibling, which ended: alone with it, the fork still copies."""
+    kv = KvManager(20, 20, 4, 8)
+    tables = written(kv, list(range(8)))
+    fork = Tables()
+    kv.take(fork, kv.share(tables, 7))
+    left = tables.full[1]
+    kv.release(tables)
+    copies = kv.extend(fork, 7, 1)
+    assert {(c.sliding, c.source) for c in copies} == {(False, left), (True, left)}
+    assert fork.full[1] != left
+    assert kv.lookup(Tables(), list(range(9)), b"").full[1] == left
+    kv.check_integrity([fork])
+
+
 class Cache(RuleBasedStateMachine):
     """Sequences come, grow, fork and go in any order."""
 

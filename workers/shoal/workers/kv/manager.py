@@ -114,11 +114,12 @@ class KvManager:
         return Hit(length, tuple(source.full[:blocks]), tuple(source.sliding[:blocks]), Blocks(0, 0))
 
     def copies_needed(self, tables: Tables, computed: int) -> Blocks:
-        """Blocks that the next token would write although others read them: each is copied first."""
+        """Blocks that the next token would write although others read them, or may find them in the cache (a fork's
+        last block, completed and left by its sibling): each is copied first."""
         entry = computed // self.block_size
         if entry >= tables.length:
             return Blocks(0, 0)
-        return Blocks(self.full.refs(tables.full[entry]) > 1, self.sliding.refs(tables.sliding[entry]) > 1)
+        return Blocks(not self.full.writable(tables.full[entry]), not self.sliding.writable(tables.sliding[entry]))
 
     def extend(self, tables: Tables, computed: int, tokens: int) -> list[CopyBlock]:
         """Make room for the next `tokens` tokens. The caller counted: enough blocks are free. Shared blocks that

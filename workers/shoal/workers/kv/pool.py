@@ -52,6 +52,10 @@ class BlockPool:
         """How many sequences read `block`."""
         return self._refs[block]
 
+    def writable(self, block: int) -> bool:
+        """Whether its only reader may write to an owned block: nobody else reads it, and nobody could find it."""
+        return self._refs[block] == 1 and self._hash_of[block] is None
+
     def find(self, content: bytes) -> int | None:
         """The block whose contents have this hash. Changes nothing; `acquire` it before the next `allocate`."""
         return self._block_of.get(content)
