@@ -9,8 +9,14 @@ from torch import Tensor
 
 from shoal.kernels.native import binding
 from shoal.kernels.native.binding import (
-    EVERY_KEY, Experts, Library, Paging, check, check_experts, check_linear,
-)  # fmt: skip
+    EVERY_KEY,
+    Experts,
+    Library,
+    Paging,
+    check,
+    check_experts,
+    check_linear,
+)
 from shoal.kernels.native.packing import PackedExperts, PackedLinear
 
 

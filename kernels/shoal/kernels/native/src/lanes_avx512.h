@@ -59,13 +59,17 @@ SHOAL_INLINE V decode(Codes codes) {  // takes the low four bits of every lane
 }
 SHOAL_INLINE V load_scales(const uint8_t* p) {  // powers of two; byte 0 is 2^-127
   const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __mmask16 subnormal = _mm512_testn_epi32_mask(bytes, bytes);
-  return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(_mm512_slli_epi32(bytes, 23), subnormal, _mm512_set1_epi32(1 << 22)))};
+  const __mmask16 zero_byte = _mm512_testn_epi32_mask(bytes, bytes);
+  const __m512i subnormal = _mm512_set1_epi32(1 << 22);
+  return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(_mm512_slli_epi32(bytes, 23), zero_byte, subnormal))};
 }
 // Two bf16 inputs of each of 16 weight rows, the first in the low halves.
-SHOAL_INLINE V load_low(const uint16_t* p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))}; }
+SHOAL_INLINE V load_low(const uint16_t* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
+}
 SHOAL_INLINE V load_high(const uint16_t* p) {
-  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))))};
+  const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), mask))};
 }
 
 }  // namespace

@@ -144,7 +144,8 @@ void direct_groups_of(const W& weights, const typename W::Place& place, int grou
 }
 
 template <int M, class W>
-void direct_chunk(const W& weights, const typename W::Place& place, int groups, const float* x, int rows, float* totals) {
+void direct_chunk(const W& weights, const typename W::Place& place, int groups, const float* x, int rows,
+                  float* totals) {
   if constexpr (M > 1)
     if (rows < M) return direct_chunk<M - 1>(weights, place, groups, x, rows, totals);
   direct_groups_of<M, direct_groups(M)>(weights, place, groups, x, totals);
@@ -259,8 +260,8 @@ struct RowBlock {
   int rows;
 };
 
-// Cuts rows offsets[e] .. offsets[e+1]-1 of every expert into blocks of nearly equal size. Returns how many; they lie in
-// this thread's scratch memory.
+// Cuts rows offsets[e] .. offsets[e+1]-1 of every expert into blocks of nearly equal size. Returns how many; they lie
+// in this thread's scratch memory.
 int64_t cut_rows(const int32_t* offsets, int64_t experts, const RowBlock*& blocks) {
   const int64_t most = offsets[experts] / kRowBlock + experts;
   auto* found = static_cast<RowBlock*>(shoal::scratch(shoal::kTasks, sizeof(RowBlock) * most));
