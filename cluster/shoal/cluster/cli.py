@@ -13,6 +13,7 @@ import typer
 from shoal.cluster.checkpoint.commands import app as checkpoint
 from shoal.cluster.commands.keys import app as keys
 from shoal.cluster.errors import ClusterError
+from shoal.cluster.probes import app as health
 
 if TYPE_CHECKING:
     from shoal.cluster.config import Settings
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(keys, name="keys")
+app.add_typer(health, name="health")
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with the settings.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value.", metavar="KEY=VALUE")]
@@ -92,6 +94,32 @@ def router(
 
     flags = {"router__model_dir": model_dir, "router__host": host, "router__port": port, "router__redis_url": redis_url}
     command.run(_settings(config, assignments, **flags), parent)
+
+
+@app.command()
+def controller(
+    config: Config = None,
+    desired: Annotated[Path | None, typer.Option(help="TOML file with ep_size and groups.", show_default=False)] = None,
+    assignments: Set = None,
+) -> None:
+    """Start the controller on a Ray cluster that exists, unless it runs there already, and leave it there."""
+    from shoal.cluster.commands import controller as command
+
+    command.run(_settings(config, assignments), desired)
+
+
+@app.command()
+def redis(
+    password_file: Annotated[Path, typer.Option(help="File with the password.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Listen here.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Its port.", min=1, max=65535)] = 6379,
+    data: Annotated[Path, typer.Option(help="Directory for its append-only file.")] = Path("."),
+    max_memory_mib: Annotated[int, typer.Option(help="Most memory for data; nothing is evicted.", min=16)] = 1024,
+) -> None:
+    """Become a Redis server with a password, for a small installation."""
+    from shoal.cluster.commands import redis as command
+
+    command.run(command.Options(host, port, data, password_file, max_memory_mib))
 
 
 @app.command()

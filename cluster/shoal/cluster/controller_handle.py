@@ -41,6 +41,11 @@ class ControllerHandle:
                 "a cluster already runs in this Ray namespace: stop it where it was started, or set cluster.namespace"
             ) from error
 
+    @staticmethod
+    def exists() -> bool:
+        """Whether this Ray namespace has a controller."""
+        return NAME in ray.util.list_named_actors()
+
     def begin(self, timeout: float) -> None:
         """Let it bring the groups up. Raises StartError."""
         self._call(self._actor.start.remote(), "the controller did not start", timeout)

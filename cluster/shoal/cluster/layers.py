@@ -62,15 +62,27 @@ def from_file(path: Path, sections: Sections) -> Layers:
 
 
 def from_environment(environment: Mapping[str, str], sections: Sections) -> Layers:
-    """Settings among environment variables. Raises ConfigError for SHOAL_<SECTION>__… with an unknown key."""
+    """Settings among environment variables. Raises ConfigError for SHOAL_<SECTION>__… with an unknown key.
+
+    SHOAL_<SECTION>__<KEY>_FILE names a file that holds the value, as secrets are mounted; its last line end is dropped.
+    """
     layers: Layers = {}
     for name, value in environment.items():
         if match := re.fullmatch(r"SHOAL_([A-Z0-9]+)__([A-Z0-9_]+)", name):
             section, key = match[1].lower(), match[2].lower()
             _known_section(section, sections, name)
+            if key.endswith("_file") and key not in {f.name for f in dataclasses.fields(sections[section])}:
+                key, value = key.removesuffix("_file"), _content(Path(value), name)
             _known_key(section, key, sections, name)
             layers[section, key] = Given(value, name, text=True)
     return layers
+
+
+def _content(path: Path, name: str) -> str:
+    try:
+        return path.read_text().removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: {path} cannot be read: {error}") from error
 
 
 def from_flags(flags: Mapping[str, Any], sections: Sections) -> Layers:

@@ -25,6 +25,12 @@ class WorkerConfig:
     """Address the gRPC stream listens on."""
     port: int = 0
     """0 takes a free port."""
+    first_port: int = 0
+    """The first free port from here on is taken, where `port` says nothing; 0: any free one."""
+    metrics_host: str = "127.0.0.1"
+    """Address that /metrics is served on."""
+    metrics_port: int = -1
+    """The first free port from here on serves /metrics; 0: any free one, -1: none."""
     threads: int = 1
     """CPU threads of this worker's kernels."""
     max_batch_size: int = 32
@@ -75,6 +81,10 @@ class WorkerConfig:
             raise ConfigError("worker.model must name a checkpoint directory")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"worker.port must be 0 to 65535, not {self.port!r}")
+        if not 0 <= self.first_port <= 65535:
+            raise ConfigError(f"worker.first_port must be 0 to 65535, not {self.first_port!r}")
+        if not -1 <= self.metrics_port <= 65535:
+            raise ConfigError(f"worker.metrics_port must be -1 to 65535, not {self.metrics_port!r}")
         for key in ("max_context", "kv_memory", "speculative_tokens", "expert_spare_slots", "canary_period"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"worker.{key} must be 0 or more, not {getattr(self, key)!r}")

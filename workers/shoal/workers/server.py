@@ -29,6 +29,7 @@ from shoal.wire.tls import TlsConfig, internal_server
 from shoal.workers.compiling import Compiling
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.errors import NotReadyError, OverloadedError, RequestError, StaleAttemptError, WorkerError
+from shoal.workers.ports import first_free
 
 log = structlog.get_logger()
 
@@ -82,11 +83,13 @@ class Outbox:
 class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, watch_pb2_grpc.WorkerWatchServiceServicer):
     """Serves `Service` over gRPC on its own thread."""
 
-    def __init__(self, service: Service, host: str, port: int, outbox_limit: int, tls: TlsConfig | None = None) -> None:
-        """In the clear without `tls`."""
+    def __init__(
+        self, service: Service, host: str, ports: Sequence[int], outbox_limit: int, tls: TlsConfig | None = None
+    ) -> None:
+        """Takes the first of `ports` that is free, 0 is any; in the clear without `tls`."""
         self._tls = tls or TlsConfig()
         self._service = service
-        self._host, self._port = host, port
+        self._host, self._ports = host, ports
         self._outbox_limit = outbox_limit
         self._outboxes: dict[str, Outbox] = {}
         self._watchers: set[asyncio.Event] = set()
@@ -149,10 +152,11 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, watch_pb2_grpc.WorkerW
             outbox.put(message)
 
     async def _start(self) -> str:
-        self._server = grpc.aio.server(options=server_options())
-        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
-        watch_pb2_grpc.add_WorkerWatchServiceServicer_to_server(self, self._server)
-        port = add_port(self._server, self._host, self._port, internal_server(self._tls))
+        server = self._server = grpc.aio.server(options=server_options())
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, server)
+        watch_pb2_grpc.add_WorkerWatchServiceServicer_to_server(self, server)
+        credentials = internal_server(self._tls)
+        port = first_free(self._ports, lambda port: add_port(server, self._host, port, credentials))
         await self._server.start()
         return join_address(self._host, port)
 

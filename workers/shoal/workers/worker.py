@@ -48,6 +48,7 @@ from shoal.workers.model.model import Model
 from shoal.workers.model.moe import ExpertLayer
 from shoal.workers.model.token_bytes import read_token_bytes
 from shoal.workers.model.weights import load_dense
+from shoal.workers.ports import candidates
 from shoal.workers.selftest import SelfTest
 from shoal.workers.server import WorkerServer
 
@@ -64,7 +65,8 @@ class Worker:
         self.config = config
         self._target = targets.choose(config.device)
         self._alarm = Alarm(config.tls)
-        self._server = WorkerServer(self, config.host, config.port, config.outbox_limit, config.tls)
+        ports = candidates(config.port, config.first_port)
+        self._server = WorkerServer(self, config.host, ports, config.outbox_limit, config.tls)
         self._welcome = pb.Welcome(worker_id=config.worker_id, group=config.group, protocol=1)
         self._checkpoint: Checkpoint | None = None
         self._engine: Engine | None = None

@@ -1,0 +1,82 @@
+"""`shoal drain`: empty the workers of one machine or pod before it goes away.
+
+Routers read in the registry that these workers are leaving: they send nothing new and move what runs elsewhere. The
+mark is set again while we wait, should the controller write its record meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import redis
+import structlog
+
+from shoal.cluster.client import worker_status
+from shoal.cluster.errors import ConfigError, UnhealthyError
+from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, encode, group_key
+
+log = structlog.get_logger()
+
+_POLL = 0.5  # seconds between two looks
+_TIMEOUT = 2.0  # seconds for each question
+
+
+def run(redis_url: str, host: str, timeout: float) -> None:
+    """Until nothing runs on the workers at `host`. Raises UnhealthyError when the time is up, ConfigError without Redis."""
+    if not redis_url:
+        raise ConfigError("cluster.redis_url is missing: the registry is there")
+    client = redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+    give_up = time.monotonic() + timeout
+    left: list[str] = []
+    try:
+        while True:
+            try:
+                left = [address for address in mark(client, host) if _busy(address)]
+                if not left:
+                    log.info("drained", host=host)
+                    return
+            except (redis.RedisError, OSError) as error:
+                log.warning("the registry is away", problem=type(error).__name__)
+            if time.monotonic() + _POLL > give_up:
+                raise UnhealthyError(f"after {timeout:g} s requests still run on {', '.join(left) or host}")
+            time.sleep(_POLL)
+    finally:
+        client.close()
+
+
+def mark(client: redis.Redis, host: str) -> list[str]:
+    """Say in the registry that the workers at `host` are leaving; their addresses. Raises redis.RedisError."""
+    marked: list[str] = []
+    for raw in client.smembers(GROUPS_KEY):
+        key = group_key(raw.decode() if isinstance(raw, bytes) else raw)
+        with client.pipeline() as pipe:
+            pipe.watch(key)
+            record = pipe.get(key)
+            if not isinstance(record, bytes):
+                continue
+            entry = leaving(decode(record), host)
+            marked += [worker.address for worker in entry.workers if worker.draining and _at(worker.address, host)]
+            if encode(entry) != record:
+                pipe.multi()
+                pipe.set(key, encode(entry))
+                try:
+                    pipe.execute()
+                except redis.WatchError:
+                    continue  # somebody wrote it meanwhile: the next look marks it
+    return marked
+
+
+def leaving(entry: GroupEntry, host: str) -> GroupEntry:
+    """The record with the workers at `host` draining."""
+    workers = tuple(replace(w, draining=w.draining or _at(w.address, host)) for w in entry.workers)
+    return replace(entry, workers=workers)
+
+
+def _at(address: str, host: str) -> bool:
+    return address.rpartition(":")[0].strip("[]") == host.strip("[]")
+
+
+def _busy(address: str) -> bool:
+    state = worker_status(address, _TIMEOUT)
+    return state is not None and state.running + state.waiting > 0

@@ -1,0 +1,52 @@
+{{/* Values that contradict each other are refused here, with the key's name. What one value may be says the schema. */}}
+{{- define "shoal.validate" -}}
+{{- if not (regexMatch "^[a-z]" (include "shoal.fullname" .)) }}
+{{- fail (printf "the name %s begins with a digit, which no Service may: set fullnameOverride" (include "shoal.fullname" .)) }}
+{{- end }}
+{{- $v := .Values }}
+{{- $size := int $v.expertParallel.size }}
+{{- $per := int $v.worker.ranksPerPod }}
+{{- if ne (mod $size $per) 0 }}
+{{- fail (printf "expertParallel.size is %d, which worker.ranksPerPod (%d) does not divide: a pod holds the ranks of one group only" $size $per) }}
+{{- end }}
+{{- if and (eq $v.redis.mode "external") (or (not $v.redis.existingSecret) (not $v.redis.external.address)) }}
+{{- fail "redis.mode is external: redis.existingSecret (keys url and password) and redis.external.address (host:port) must be given" }}
+{{- end }}
+{{- if and (eq $v.model.source "objectStore") (not $v.model.objectStore.uri) }}
+{{- fail "model.source is objectStore: model.objectStore.uri must be given" }}
+{{- end }}
+{{- if and $v.gateway.enabled (not $v.gateway.parentRefs) }}
+{{- fail "gateway.enabled is true: gateway.parentRefs must name a Gateway" }}
+{{- end }}
+{{- if eq (int $v.router.service.grpcPort) (int $v.router.service.httpPort) }}
+{{- fail (printf "router.service.httpPort is %d, as is router.service.grpcPort: they must differ" (int $v.router.service.httpPort)) }}
+{{- end }}
+{{- if and $v.router.autoscaling.enabled (lt (int $v.router.autoscaling.maxReplicas) (int $v.router.replicas)) }}
+{{- fail (printf "router.autoscaling.maxReplicas is %d, fewer than router.replicas (%d)" (int $v.router.autoscaling.maxReplicas) (int $v.router.replicas)) }}
+{{- end }}
+{{- $grpc := int $v.worker.grpcPort }}
+{{- $metrics := int $v.worker.metricsPort }}
+{{- if and (lt $grpc (add $metrics $per | int)) (lt $metrics (add $grpc $per | int)) }}
+{{- fail (printf "worker.metricsPort (%d) and worker.grpcPort (%d) overlap: each takes worker.ranksPerPod (%d) ports" $metrics $grpc $per) }}
+{{- end }}
+{{- if and (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}
+{{- fail "serviceAccount.create is false: serviceAccount.name must name an existing one" }}
+{{- end }}
+{{- range $key, $resources := dict "worker" $v.worker.resources "head" $v.head.resources "router" $v.router.resources "redis.bundled" $v.redis.bundled.resources }}
+{{- range $kind, $wanted := $resources.requests }}
+{{- $limit := get $resources.limits $kind }}
+{{- if not $limit }}
+{{- fail (printf "%s.resources.limits.%s is missing: there is a request" $key $kind) }}
+{{- end }}
+{{- if gt (include "shoal.thousandths" $wanted | int64) (include "shoal.thousandths" $limit | int64) }}
+{{- fail (printf "%s.resources.requests.%s is %s, more than its limit %s" $key $kind $wanted $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A quantity in thousandths of its unit, so that cores and bytes alike are whole numbers. */}}
+{{- define "shoal.thousandths" -}}
+{{- $units := dict "m" 1 "" 1000 "k" 1000000 "M" 1000000000 "G" 1000000000000 "T" 1000000000000000 "Ki" 1024000 "Mi" 1048576000 "Gi" 1073741824000 "Ti" 1099511627776000 }}
+{{- mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[A-Za-z]*$" .)) }}
+{{- end }}

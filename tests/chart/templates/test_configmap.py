@@ -1,0 +1,53 @@
+"""templates/configmap.yaml."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from shoal.cluster import config
+from shoal.workers.config import WorkerConfig
+from tests.chart.rendering import render, the
+
+
+def settings(**values: object) -> config.Settings:
+    """What the product reads from the rendered file."""
+    text = the(render(values), "ConfigMap", "-config")["data"]["shoal.toml"]
+    layers = {
+        (section, key): config.layers.Given(value, "the chart")
+        for section, table in tomllib.loads(text).items()
+        for key, value in table.items()
+    }
+    return config.Settings(layers)
+
+
+def test_the_product_takes_the_rendered_settings() -> None:
+    """Every section is built by the product's own dataclasses, which refuse what they do not know."""
+    read = settings(worker={"device": "cpu", "threads": 3}, model={"name": "small"})
+    assert "/models/small" == read.cluster().model
+    assert WorkerConfig(model="/models/small", device="cpu", threads=3, first_port=20000, metrics_host="0.0.0.0",
+                        metrics_port=21000) == read.worker("/models/small")  # fmt: skip
+    assert ("0.0.0.0", 50051, 8000) == (read.router().host, read.router().port, read.router().http_port)
+
+
+@pytest.mark.parametrize("tokens", [65536, 2**40])
+def test_further_keys_of_a_section_are_passed_on(tokens: int) -> None:
+    """With their type: a large integer stays one."""
+    read = settings(config={"worker": {"kv_tokens": tokens, "prefix_cache": False}, "router": {"max_running": 7}})
+    assert (tokens, False) == (read.worker("m").kv_tokens, read.worker("m").prefix_cache)
+    assert 7 == read.router().max_running
+
+
+def test_the_desired_size_stands_in_a_file_of_its_own() -> None:
+    """The controller reads it as TOML."""
+    text = the(render({"expertParallel": {"size": 4, "groups": 2}}), "ConfigMap", "-desired")["data"]["desired.toml"]
+    assert {"ep_size": 4, "groups": 2} == tomllib.loads(text)
+
+
+def test_each_dashboard_is_a_config_map_that_grafana_finds() -> None:
+    """One per file, only when asked for, with the label of Grafana's sidecar."""
+    assert not [m for m in render() if "-dashboard-" in m["metadata"]["name"]]
+    made = [m for m in render({"metrics": {"dashboards": {"enabled": True, "labels": {"grafana": "yes"}}}})
+            if "-dashboard-" in m["metadata"]["name"]]  # fmt: skip
+    assert all("yes" == m["metadata"]["labels"]["grafana"] for m in made)

@@ -1,0 +1,55 @@
+"""templates/networkpolicy.yaml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.chart.rendering import kinds, render, the
+
+
+def policy(suffix: str, **values: object) -> dict[str, Any]:
+    """One policy's specification."""
+    spec: dict[str, Any] = the(render(values), "NetworkPolicy", suffix)["spec"]
+    return spec
+
+
+def test_everything_is_denied_first() -> None:
+    """Both ways, for every pod of the release."""
+    deny = policy("-deny")
+    assert ["Ingress", "Egress"] == deny["policyTypes"]
+    assert not {"ingress", "egress"} & set(deny)
+
+
+def test_only_named_clients_reach_routers() -> None:
+    """And whoever may scrape reaches the metrics alone."""
+    team = {"namespaceSelector": {"matchLabels": {"team": "fish"}}}
+    monitoring = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
+    calls, scrapes = policy("-router", networkPolicy={"clients": [team], "prometheus": [monitoring]})["ingress"]
+    assert team in calls["from"]
+    assert {"podSelector": {}} not in calls["from"]
+    assert ([monitoring], [{"port": "metrics"}]) == (scrapes["from"], scrapes["ports"])
+
+
+def test_routers_reach_exactly_the_ports_of_the_ranks() -> None:
+    """Not Ray's."""
+    egress = policy("-router", worker={"grpcPort": 30000, "ranksPerPod": 4}, expertParallel={"size": 4})["egress"]
+    assert [{"port": 30000, "endPort": 30003}] == egress[-1]["ports"]
+
+
+def test_redis_is_reached_by_routers_and_ray_alone() -> None:
+    """By role and by Ray cluster."""
+    [rule] = policy("-redis")["ingress"]
+    labels = [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
+    assert ["router", None] == [label.get("app.kubernetes.io/component") for label in labels]
+    assert {"ray.io/cluster": "fish-shoal"} == labels[1]
+
+
+def test_an_external_redis_is_left_for_by_its_port() -> None:
+    """Where it is only its owner knows."""
+    redis = {"mode": "external", "existingSecret": "r", "external": {"address": "redis.example:6390"}}
+    assert {"ports": [{"port": 6390}]} in policy("-router", redis=redis)["egress"]
+
+
+def test_they_can_be_left_out() -> None:
+    """For clusters that do it their own way."""
+    assert "NetworkPolicy" not in kinds(render({"networkPolicy": {"enabled": False}}))

@@ -1,0 +1,91 @@
+"""templates/raycluster.yaml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.chart.rendering import render, the
+
+
+def ray(**values: object) -> dict[str, Any]:
+    """The RayCluster's specification."""
+    spec: dict[str, Any] = the(render(values), "RayCluster")["spec"]
+    return spec
+
+
+def worker_pod(**values: object) -> dict[str, Any]:
+    """The first worker group's pod."""
+    spec: dict[str, Any] = ray(**values)["workerGroupSpecs"][0]["template"]["spec"]
+    return spec
+
+
+def test_a_group_of_ranks_is_a_worker_group() -> None:
+    """`size / ranksPerPod` pods each, and Ray is told of as many GPUs as the pod has."""
+    spec = ray(expertParallel={"size": 8, "groups": 3}, worker={"ranksPerPod": 4, "threads": 2})
+    assert ["g0", "g1", "g2"] == [group["groupName"] for group in spec["workerGroupSpecs"]]
+    assert {2} == {group["replicas"] for group in spec["workerGroupSpecs"]}
+    start = spec["workerGroupSpecs"][0]["rayStartParams"]
+    assert ("8", "4") == (start["num-cpus"], start["num-gpus"])
+
+
+def test_the_gpu_s_resource_name_can_be_chosen() -> None:
+    """Requests and limits name it alike, and a CPU worker has none."""
+    [container] = worker_pod(worker={"gpuResource": "amd.com/gpu"})["containers"]
+    assert (1, 1) == tuple(container["resources"][kind]["amd.com/gpu"] for kind in ("requests", "limits"))
+    [container] = worker_pod(worker={"device": "cpu"})["containers"]
+    assert {"cpu", "memory"} == set(container["resources"]["limits"])
+
+
+def test_the_pods_of_a_group_keep_together() -> None:
+    """In the domain that was named, as firmly as was said."""
+    term = {"topologyKey": "nvidia.com/gpu.clique", "labelSelector": {"matchLabels": {
+        "app.kubernetes.io/name": "shoal", "app.kubernetes.io/instance": "fish",
+        "app.kubernetes.io/component": "worker", "shoal/group": "g0"}}}  # fmt: skip
+    firm = worker_pod(worker={"topology": {"mode": "require", "key": "nvidia.com/gpu.clique"}})["affinity"]
+    assert [term] == firm["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    loose = worker_pod(worker={"topology": {"mode": "prefer", "key": "nvidia.com/gpu.clique"}})["affinity"]
+    assert term == loose["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"]
+    assert "affinity" not in worker_pod(worker={"topology": {"mode": "none"}})
+
+
+def test_the_checkpoint_is_read_only() -> None:
+    """In the head and in workers."""
+    pods = [ray()["headGroupSpec"]["template"]["spec"], worker_pod()]
+    mounts = [m for pod in pods for m in pod["containers"][0]["volumeMounts"] if m["name"] == "models"]
+    assert [True, True] == [mount["readOnly"] for mount in mounts]
+
+
+def test_an_object_store_is_copied_before_the_worker_starts() -> None:
+    """All of it to workers; the head only reads the description."""
+    values = {"model": {"source": "objectStore", "objectStore": {"uri": "s3://b/m", "endpoint": "https://s3.example"}}}
+    [copier] = worker_pod(**values)["initContainers"]
+    assert ["s3", "sync", "--no-progress", "--endpoint-url=https://s3.example", "s3://b/m",
+            "/models/gpt-oss-20b"] == copier["args"]  # fmt: skip
+    [head] = ray(**values)["headGroupSpec"]["template"]["spec"]["initContainers"]
+    assert "--include=*.json" in head["args"]
+
+
+def test_ray_keeps_its_state_in_redis() -> None:
+    """With the password from the Secret; unless told not to."""
+    options = ray()["gcsFaultToleranceOptions"]
+    assert "fish-shoal-redis:6379" == options["redisAddress"]
+    assert {"name": "fish-shoal-redis", "key": "password"} == options["redisPassword"]["valueFrom"]["secretKeyRef"]
+    assert "gcsFaultToleranceOptions" not in ray(head={"faultTolerance": False})
+
+
+def test_ray_is_closed() -> None:
+    """Token authentication, and no dashboard."""
+    assert "token" == ray()["authOptions"]["mode"]
+    assert "false" == ray()["headGroupSpec"]["rayStartParams"]["include-dashboard"]
+
+
+def test_liveness_asks_the_pod_s_own_ray_only() -> None:
+    """Neither Redis nor a peer can get a pod killed."""
+    for pod in (ray()["headGroupSpec"]["template"]["spec"], worker_pod()):
+        assert {"grpc"} <= set(pod["containers"][0]["livenessProbe"])
+
+
+def test_a_worker_is_ready_when_its_ranks_are() -> None:
+    """All of them."""
+    [container] = worker_pod(worker={"ranksPerPod": 2}, expertParallel={"size": 2})["containers"]
+    assert ["shoal", "health", "worker", "--ranks", "2"] == container["readinessProbe"]["exec"]["command"]

@@ -1,0 +1,18 @@
+"""templates/servicemonitor.yaml."""
+
+from __future__ import annotations
+
+from tests.chart.rendering import kinds, render, the
+
+
+def test_routers_are_scraped_each_by_itself() -> None:
+    """On the metrics port, as often as was said, with the labels that your Prometheus wants."""
+    values = {"metrics": {"serviceMonitor": {"enabled": True, "interval": "7s", "labels": {"release": "prom"}}}}
+    made = the(render(values), "ServiceMonitor")
+    assert [{"port": "metrics", "interval": "7s"}] == made["spec"]["endpoints"]
+    assert "prom" == made["metadata"]["labels"]["release"]
+
+
+def test_there_is_none_unless_asked_for() -> None:
+    """Its kind exists only with the operator."""
+    assert not {"ServiceMonitor", "PodMonitor"} & kinds(render())

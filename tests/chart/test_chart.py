@@ -1,0 +1,124 @@
+"""The chart as a whole, with its ready values."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+
+from tests.chart import crd, rules, schemas
+from tests.chart.pod_security import violations
+from tests.chart.rendering import CHART, EXAMPLES, Manifest, example, pod_templates, render, render_oldest
+from tests.chart.tools import tool
+
+ROOT = CHART.parents[1]
+EVERYTHING: dict[str, Any] = {
+    "ingress": {"enabled": True, "tlsSecret": "host-tls", "className": "nginx"},
+    "gateway": {"enabled": True, "parentRefs": [{"name": "front"}], "grpcHostnames": ["grpc.example.com"]},
+    "metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True},
+                "dashboards": {"enabled": True}},
+    "router": {"autoscaling": {"enabled": True}},
+    "model": {"source": "hostPath"},
+    "expertParallel": {"size": 4, "groups": 2},
+    "worker": {"ranksPerPod": 2},
+}  # fmt: skip
+SETS = {"defaults": {}, "everything": EVERYTHING} | {path.stem: example(path) for path in EXAMPLES}
+every_set = pytest.mark.parametrize("name", SETS)
+
+
+def test_generated_files_are_current() -> None:
+    """README.md and values.schema.json are what values.yaml makes of them."""
+    check = [sys.executable, "helm/generate.py", "--check"]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_helm_4_finds_nothing_to_say() -> None:
+    """`helm lint --strict` of Helm 4 has no warning."""
+    assert helm_python.helm_sdk_version().lstrip("v").startswith("4.")
+    found = helm_python.lint(CHART, strict=True)
+    told = [m for m in found["messages"] if "icon" not in str(m)]
+    assert [] == told
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_helm_3_10_finds_nothing_to_say(path: Path) -> None:
+    """`helm lint --strict` of the oldest Helm has no warning, with any ready values file."""
+    command = [str(tool("helm")), "lint", "--strict", "--values", str(path), str(CHART)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "[WARNING]" not in done.stdout
+
+
+def without_chance(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """The manifests by kind and name, without the password that each rendering makes up."""
+    return {(m["kind"], m["metadata"]["name"]): {**m, "data": None} if m["kind"] == "Secret" else m for m in manifests}
+
+
+@every_set
+def test_both_helms_render_the_same(name: str) -> None:
+    """Helm 3.10 and Helm 4 make the same manifests."""
+    assert without_chance(render_oldest(SETS[name], "1.30.0")) == without_chance(render(SETS[name]))
+
+
+@every_set
+def test_every_manifest_fits_every_schema(name: str) -> None:
+    """Strict schemas of Kubernetes 1.27 to 1.37 and of KubeRay: no unknown field, no wrong type."""
+    manifests = render(SETS[name])
+    found = {p for version in schemas.KUBERNETES for m in manifests for p in schemas.problems(m, version)}
+    assert set() == found
+
+
+@every_set
+def test_all_names_ports_and_sizes_fit_each_other(name: str) -> None:
+    """Selectors, ports, references, probes, policies and sizes resolve."""
+    outside = rules.named_outside(SETS[name])
+    assert [] == list(rules.problems(render(SETS[name]), outside))
+
+
+@every_set
+def test_every_pod_is_restricted(name: str) -> None:
+    """No pod template, inside the RayCluster neither, violates the restricted Pod Security Standard."""
+    templates = [(m["kind"] + where, t) for m in render(SETS[name]) for where, t in pod_templates(m)]
+    assert any(where.startswith("RayCluster") for where, _ in templates)
+    assert [] == [f"{where}: {problem}" for where, t in templates for problem in violations(t)]
+
+
+@every_set
+def test_no_pod_has_a_token_of_the_api(name: str) -> None:
+    """Nothing here calls the Kubernetes API, so no pod can, and no role exists."""
+    manifests = render(SETS[name])
+    assert {False} == {t["spec"]["automountServiceAccountToken"] for m in manifests for _, t in pod_templates(m)}
+    assert not {m["kind"] for m in manifests} & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
+
+
+def test_the_checks_find_planted_faults() -> None:
+    """Each checker says something about what it is there for."""
+    [pod] = [m for m in render() if m["kind"] == "Pod"]
+    pod["spec"]["hostNetwork"] = True
+    pod["spec"]["containers"][0]["volumeMounts"][0]["name"] = "nowhere"
+    pod["spec"]["containers"][0]["imagePullPolicie"] = "Always"
+    assert ["hostNetwork is set"] == list(violations(pod))
+    assert any("nowhere" in problem for problem in rules.problems([pod]))
+    assert any("imagePullPolicie" in problem for problem in schemas.problems(pod, "1.30"))
+    [ray] = [m for m in render() if m["kind"] == "RayCluster"]
+    ray["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["resourcez"] = {}
+    assert any("resourcez" in problem for problem in schemas.problems(ray, "1.30"))
+
+
+def test_a_definition_becomes_a_strict_schema() -> None:
+    """Unknown fields are refused, integers or strings both taken, and what occurs twice is kept once."""
+    pod = {"type": "object", "properties": {"name": {"type": "string", "description": "words", "maxLength": 63},
+           "port": {"x-kubernetes-int-or-string": True}, "description": {"type": "string"}}}  # fmt: skip
+    spec = {"type": "object", "properties": {"first": pod, "second": pod}}
+    version = {"name": "v1", "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}
+    made = crd.converted({"spec": {"versions": [version]}}, "v1")
+    assert 1 == len(made["definitions"])
+    [folded] = made["definitions"].values()
+    assert folded["additionalProperties"] is False
+    assert {"type": ["integer", "string"]} == folded["properties"]["port"]
+    assert {"type": "string"} == folded["properties"]["description"]

@@ -1,0 +1,73 @@
+"""Bad values are refused with the key's name, by the schema or by a check of the templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.chart.rendering import RefusedError, render, render_oldest
+
+BAD = [
+    ("expertParallel.size", 0), ("expertParallel.size", "4"), ("expertParallel.size", 257),
+    ("expertParallel.groups", 0), ("model.source", "ftp"), ("model.name", "../etc"), ("model.objectStore.uri", "ftp://x"),
+    ("worker.device", "tpu"), ("worker.threads", 0), ("worker.gpuResource", "gpu"), ("worker.shmSize", "lots"),
+    ("worker.drainSeconds", -1), ("worker.resources", {"requests": {"gpu": "1"}}), ("worker.topology.mode", "maybe"),
+    ("router.replicas", 0), ("router.service.grpcPort", 70000), ("router.service.type", "ExternalName"),
+    ("redis.mode", "none"), ("redis.external.address", "no port"), ("image.router.digest", "sha256:short"),
+    ("networkPolicy.clients", [{"podselector": {}}]), ("config.router", {"max_runing": 3}),
+    ("config.worker", {"kv_tokens": "many"}), ("config.router", {"port": 1}), ("securityContext.runAsUser", 0),
+    ("metrics.serviceMonitor.interval", "often"), ("nosuchkey", 1), ("router.autoscaling.maxReplicas", 0),
+]  # fmt: skip
+CONTRADICTING: list[tuple[str, dict[str, Any]]] = [
+    ("expertParallel.size", {"expertParallel": {"size": 6}, "worker": {"ranksPerPod": 4}}),
+    ("redis.existingSecret", {"redis": {"mode": "external", "external": {"address": "redis:6379"}}}),
+    ("redis.external.address", {"redis": {"mode": "external", "existingSecret": "redis"}}),
+    ("model.objectStore.uri", {"model": {"source": "objectStore"}}),
+    ("gateway.parentRefs", {"gateway": {"enabled": True}}),
+    ("router.service.httpPort", {"router": {"service": {"httpPort": 50051}}}),
+    ("router.autoscaling.maxReplicas",
+     {"router": {"replicas": 9, "autoscaling": {"enabled": True, "maxReplicas": 8}}}),
+    ("worker.metricsPort", {"worker": {"metricsPort": 20003, "ranksPerPod": 4}, "expertParallel": {"size": 4}}),
+    ("serviceAccount.name", {"serviceAccount": {"create": False}}),
+    ("router.resources.requests.memory", {"router": {"resources": {"requests": {"memory": "3Gi"}}}}),
+    ("worker.resources.requests.cpu", {"worker": {"resources": {"limits": {"cpu": "3900m"}}}}),
+]  # fmt: skip
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """One value by its dotted key."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    made: dict[str, Any] = value
+    return made
+
+
+@pytest.mark.parametrize(("key", "value"), BAD)
+def test_a_bad_value_is_refused_by_its_key(key: str, value: Any) -> None:
+    """Out of range, of a wrong type, or unknown: the schema names the key."""
+    with pytest.raises(RefusedError) as caught:
+        render(nested(key, value))
+    assert key.rpartition(".")[2] in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "values"), CONTRADICTING)
+def test_values_that_contradict_each_other_are_refused_by_key(key: str, values: dict[str, Any]) -> None:
+    """What only goes wrong together is refused by a check that says what and where."""
+    with pytest.raises(RefusedError) as caught:
+        render(values)
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "values"), CONTRADICTING[:3])
+def test_the_oldest_helm_refuses_them_too(key: str, values: dict[str, Any]) -> None:
+    """Helm 3.10 says the same."""
+    with pytest.raises(RefusedError) as caught:
+        render_oldest(values, "1.30.0")
+    assert key in str(caught.value)
+
+
+def test_a_name_that_begins_with_a_digit_is_refused() -> None:
+    """No Service may have it."""
+    with pytest.raises(RefusedError, match="fullnameOverride"):
+        render(release="1shoal")
