@@ -62,8 +62,11 @@ gpu: $(READY) ## Check and time the Triton kernels; needs a machine with CUDA
 bench-harmony: $(READY) ## Compare rendering and parsing with openai-harmony, and measure constraints
 	@$(BIN)/python -m tests.bench.harmony $(ARGS)
 
+chart: $(READY) ## Check the Helm chart: both Helms, every schema, policies, alert rules, 500 random sets of values
+	@SHOAL_TOOLS=required SHOAL_CHART_SETS=500 $(BIN)/python -m pytest tests/chart $(ARGS)
+
 clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine bench-harmony soak gpu clean
+.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine bench-harmony soak gpu chart clean

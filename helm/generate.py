@@ -28,11 +28,13 @@ HERE = Path(__file__).parent
 CHART = HERE / "shoal"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 OURS = {
-    "cluster": {"model", "ep_size", "groups", "ray_address", "namespace", "redis_url", "state_dir", "log_format"},
-    "worker": {"model", "worker_id", "group", "host", "port", "device", "threads", "first_port", "metrics_host",
+    "cluster": {"model", "ep_size", "groups", "ray_address", "namespace", "redis_url", "state_dir", "log_format",
+                "insecure"},
+    "worker": {"tls", "model", "worker_id", "group", "host", "port", "device", "threads", "first_port", "metrics_host",
                "metrics_port"},
-    "router": {"model_dir", "model_name", "host", "port", "http_host", "http_port", "metrics_host", "metrics_port",
-               "redis_url", "workers", "ready_file", "router_id", "drain_seconds"},
+    "router": {"tls", "access", "model_dir", "model_name", "host", "port", "http_host", "http_port", "metrics_host",
+               "metrics_port", "redis_url", "workers", "ready_file", "router_id", "drain_seconds", "insecure"},
+    "access": {"required", "keys_file"},
 }  # fmt: skip
 """Settings that the chart decides, by section."""
 
@@ -107,6 +109,8 @@ def schema_of(values: list[Value]) -> dict[str, Any]:
     root["properties"]["global"] = {"type": "object"}
     definitions = json.loads((HERE / "definitions.json").read_text())
     for section, kind in SECTIONS.items():
+        if section == "tls":
+            continue  # all of it follows from the values of the chart
         definitions[f"config{section.capitalize()}"] = section_schema(section, kind)
     return {"$schema": "http://json-schema.org/draft-07/schema#", **root, "definitions": definitions}
 

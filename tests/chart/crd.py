@@ -2,7 +2,7 @@
 
     python -m tests.chart.crd rayclusters.yaml v1 > tests/chart/raycluster.v1.json
 
-Subtrees that occur twice (a pod template does, with all that is in it) become definitions; an unknown field is an error.
+Subtrees that occur twice (a pod template does, with all that is in it) become definitions; unknown fields are errors.
 """
 
 from __future__ import annotations

@@ -46,6 +46,15 @@ def contradictions(values: dict[str, Any], defaults: dict[str, Any]) -> list[str
         found.append("router.autoscaling.maxReplicas")
     if abs(get("worker.grpcPort") - get("worker.metricsPort")) < per:
         found.append("worker.metricsPort")
+    tls, manager = get("tls.enabled"), get("tls.certManager.enabled")
+    if tls and not manager and not (get("tls.existingSecret") and get("tls.internalSecret")):
+        found.append("tls.enabled")
+    if manager and not (tls and get("tls.certManager.issuerName")):
+        found.append("tls.certManager.enabled")
+    if get("tls.clientCertificates") and not tls:
+        found.append("tls.clientCertificates")
+    if get("auth.existingSecret") and not get("auth.required"):
+        found.append("auth.existingSecret")
     if not get("serviceAccount.create") and not get("serviceAccount.name"):
         found.append("serviceAccount.create")
     for part in ("worker", "head", "router", "redis.bundled"):
@@ -76,7 +85,8 @@ def _draw(schema: dict[str, Any], chance: random.Random, density: float) -> Any:
         case "object":
             return _object(schema, chance, density)
         case "array":
-            return [_draw(schema["items"], chance, 0.5) for _ in range(chance.choice((0, 0, 1, 2)))] if "items" in schema else []  # fmt: skip
+            count = chance.choice((0, 0, 1, 2)) if "items" in schema else 0
+            return [_draw(schema["items"], chance, 0.5) for _ in range(count)]
         case "boolean":
             return chance.random() < 0.5
         case "integer" | "number":
@@ -107,7 +117,7 @@ def _word(chance: random.Random) -> str:
 
 def _text(schema: dict[str, Any], chance: random.Random) -> str:
     """A text that matches the schema's pattern: tried among texts of the kinds that our patterns are about."""
-    most = schema.get("maxLength", 200)
+    most = int(schema.get("maxLength", 200))
     number = chance.choice((1, 2, 500, 4096))
     digest = f"sha256:{chance.getrandbits(256):064x}"
     options = ["", _word(chance), f"{_word(chance)}-{number}", f"{number}Gi", f"{number}Mi", f"{number}m", str(number),
@@ -118,4 +128,4 @@ def _text(schema: dict[str, Any], chance: random.Random) -> str:
     least = schema.get("minLength", 0)
     fitting = [o for o in options if least <= len(o) <= most and re.search(pattern, o)]
     assert fitting, f"no text for {schema}"
-    return chance.choice(fitting)
+    return str(chance.choice(fitting))

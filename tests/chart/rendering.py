@@ -39,6 +39,12 @@ def render(values: Mapping[str, Any] | None = None, release: str = "fish", names
     return list(parsed("\n---\n".join(text for path, text in sorted(files.items()) if path.endswith(".yaml"))))
 
 
+def notes(values: Mapping[str, Any] | None = None) -> str:
+    """What `helm install` says at its end."""
+    files = _chart().render(dict(values or {}), name="fish", namespace="sea", is_install=True)
+    return files["shoal/templates/NOTES.txt"]
+
+
 def render_oldest(
     values: Mapping[str, Any], kubernetes: str, release: str = "fish", namespace: str = "sea"
 ) -> list[Manifest]:

@@ -21,6 +21,7 @@ UNITS = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
 def problems(manifests: list[Manifest], given: Iterable[tuple[str, str]] = ()) -> Iterator[str]:
     """Everything that does not fit. `given` are (kind, name) that exist outside, such as a claim of the user's."""
     there = {(m["kind"], m["metadata"]["name"]) for m in manifests} | set(given)
+    there |= {("Secret", m["spec"]["secretName"]) for m in manifests if m["kind"] == "Certificate"}
     templates = [(f"{m['kind']}/{m['metadata']['name']}{where}", t) for m in manifests for where, t in pod_templates(m)]
     claims = {f"StatefulSet/{m['metadata']['name']}/spec/template": m["spec"].get("volumeClaimTemplates", ())
               for m in manifests if m["kind"] == "StatefulSet"}  # fmt: skip
@@ -32,10 +33,7 @@ def problems(manifests: list[Manifest], given: Iterable[tuple[str, str]] = ()) -
             yield f"{where}: {problem}"
     labelled = [t.get("metadata", {}).get("labels", {}) for _, t in templates] + [_ray_labels(m) for m in manifests]
     for manifest in manifests:
-        check = {"Service": _service, "Deployment": _selects_itself, "StatefulSet": _selects_itself,
-                 "PodDisruptionBudget": _budget, "NetworkPolicy": _network_policy, "Ingress": _ingress,
-                 "HorizontalPodAutoscaler": _autoscaler, "ServiceMonitor": _service_monitor,
-                 "PodMonitor": _pod_monitor, "GRPCRoute": _route, "HTTPRoute": _route}.get(manifest["kind"])  # fmt: skip
+        check = CHECKS.get(manifest["kind"])
         for problem in check(manifest, manifests, templates, labelled) if check else ():
             yield f"{manifest['kind']}/{manifest['metadata']['name']}: {problem}"
 
@@ -108,7 +106,12 @@ def _container(container: dict[str, Any], volumes: set[str]) -> Iterator[str]:
 def named_outside(values: dict[str, Any]) -> set[tuple[str, str]]:
     """What these values of the chart say exists outside of it."""
     model, redis = values.get("model", {}), values.get("redis", {})
+    tls = values.get("tls", {})
     return {
+        ("Secret", tls.get("existingSecret")),
+        ("Secret", tls.get("internalSecret")),
+        ("Secret", values.get("auth", {}).get("existingSecret")),
+        ("Secret", redis.get("external", {}).get("caSecret")),
         ("PersistentVolumeClaim", model.get("pvc", {}).get("claimName", "shoal-models")),
         ("Secret", model.get("objectStore", {}).get("existingSecret")),
         ("Secret", redis.get("existingSecret")),
@@ -123,7 +126,7 @@ def amount(quantity: str | int) -> float:
     (0.5, 2048.0, 3.0)
     """
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(quantity))
-    assert match is not None and match[2] in UNITS, quantity
+    assert match is not None, quantity
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -169,8 +172,8 @@ def _selects_itself(manifest: Manifest, *_: Any) -> Iterator[str]:
 
 
 def _service(manifest: Manifest, _: Any, templates: Any, __: Any) -> Iterator[str]:
-    selected = [t for _, t in templates
-                if _matches({"matchLabels": manifest["spec"]["selector"]}, t.get("metadata", {}).get("labels", {}))]  # fmt: skip
+    selector = {"matchLabels": manifest["spec"]["selector"]}
+    selected = [t for _, t in templates if _matches(selector, t.get("metadata", {}).get("labels", {}))]
     if not selected:
         yield "selects no pod"
     for template in selected:
@@ -236,8 +239,8 @@ def _autoscaler(manifest: Manifest, manifests: list[Manifest], *_: Any) -> Itera
 
 
 def _service_monitor(manifest: Manifest, manifests: list[Manifest], *_: Any) -> Iterator[str]:
-    services = [m for m in manifests
-                if m["kind"] == "Service" and _matches(manifest["spec"]["selector"], m["metadata"]["labels"])]  # fmt: skip
+    every = [m for m in manifests if m["kind"] == "Service"]
+    services = [m for m in every if _matches(manifest["spec"]["selector"], m["metadata"]["labels"])]
     if len(services) != 1:
         yield f"selects {len(services)} services"
     for service in services:
@@ -253,3 +256,18 @@ def _pod_monitor(manifest: Manifest, _: Any, templates: Any, __: Any) -> Iterato
     for template in selected:
         names = {p.get("name") for c in template["spec"]["containers"] for p in c.get("ports", [])}
         yield from (f"no port {e['port']}" for e in manifest["spec"]["podMetricsEndpoints"] if e["port"] not in names)
+
+
+CHECKS = {
+    "Deployment": _selects_itself,
+    "GRPCRoute": _route,
+    "HTTPRoute": _route,
+    "HorizontalPodAutoscaler": _autoscaler,
+    "Ingress": _ingress,
+    "NetworkPolicy": _network_policy,
+    "PodDisruptionBudget": _budget,
+    "PodMonitor": _pod_monitor,
+    "Service": _service,
+    "ServiceMonitor": _service_monitor,
+    "StatefulSet": _selects_itself,
+}

@@ -25,6 +25,8 @@ EVERYTHING: dict[str, Any] = {
     "model": {"source": "hostPath"},
     "expertParallel": {"size": 4, "groups": 2},
     "worker": {"ranksPerPod": 2},
+    "auth": {"required": True, "existingSecret": "api-keys"},
+    "tls": {"enabled": True, "clientCertificates": True, "certManager": {"enabled": True, "issuerName": "ca"}},
 }  # fmt: skip
 SETS = {"defaults": {}, "everything": EVERYTHING} | {path.stem: example(path) for path in EXAMPLES}
 every_set = pytest.mark.parametrize("name", SETS)

@@ -17,7 +17,7 @@ EXPLAINED = {
     (
         "CKV_K8S_8",
         "Pod.sea.fish-shoal-chat",
-    ): "the pod of `helm test` says one thing and ends: there is nothing to probe",
+    ): "the pod of `helm test` says one thing and ends: nothing to probe",
     ("CKV_K8S_9", "Pod.sea.fish-shoal-chat"): "the same",
 }
 """Findings that stay, by policy and resource, and why."""

@@ -19,7 +19,7 @@ def leaves(node: Any, path: str = "") -> dict[str, Any]:
 def everything(size: int, groups: int = 1) -> dict[str, Any]:
     """Every value of the rendered chart, by kind, name and path."""
     values = {"expertParallel": {"size": size, "groups": groups}, "redis": {"existingSecret": "redis"}}
-    made = {}
+    made: dict[str, Any] = {}
     for manifest in render(values):
         made |= leaves(manifest, f"{manifest['kind']}/{manifest['metadata']['name']}")
     return made

@@ -145,3 +145,13 @@ def test_as_text_is_read_back_exactly(pool: Pool) -> None:
     """A configuration handed to a child process by environment arrives unchanged."""
     env = {f"SHOAL_POOL__{f.name.upper()}": layers.as_text(getattr(pool, f.name)) for f in dataclasses.fields(pool)}
     assert pool == layers.build(Pool, "pool", layers.from_environment(env, SECTIONS))
+
+
+def test_a_variable_may_name_a_file_with_the_value(tmp_path: Path) -> None:
+    """As secrets are mounted: SHOAL_<SECTION>__<KEY>_FILE, the last line end dropped."""
+    path = tmp_path / "secret"
+    path.write_text("word\n")
+    read = layers.from_environment({"SHOAL_POOL__NAME_FILE": str(path)}, SECTIONS)
+    assert "word" == read["pool", "name"].value
+    with pytest.raises(ConfigError, match="SHOAL_POOL__NAME_FILE"):
+        layers.from_environment({"SHOAL_POOL__NAME_FILE": str(tmp_path / "nowhere")}, SECTIONS)

@@ -109,6 +109,21 @@ def controller(
 
 
 @app.command()
+def drain(
+    here: Annotated[bool, typer.Option("--here", help="The workers of this machine or pod.")] = False,
+    host: Annotated[str, typer.Option(help="Where they listen.", envvar="SHOAL_POD_IP")] = "127.0.0.1",
+    timeout: Annotated[float, typer.Option(help="Longest wait, in seconds.", min=0.0)] = 60.0,
+    config: Config = None,
+) -> None:
+    """Empty workers before they go away: nothing new is sent to them, what runs moves elsewhere."""
+    from shoal.cluster.commands import drain as command
+
+    if not here:
+        raise typer.BadParameter("say --here: only the workers of one machine or pod can be drained")
+    command.run(_settings(config, None).cluster().redis_url, host, timeout)
+
+
+@app.command()
 def redis(
     password_file: Annotated[Path, typer.Option(help="File with the password.", show_default=False)],
     host: Annotated[str, typer.Option(help="Listen here.")] = "127.0.0.1",

@@ -7,7 +7,7 @@
       "ray_address" "auto"
       "state_dir" "/tmp/shoal"
       "log_format" "json"
-      "insecure" true)
+      "insecure" (not .Values.tls.enabled))
     "worker" (dict
       "device" .Values.worker.device
       "threads" (int .Values.worker.threads)
@@ -23,11 +23,30 @@
       "http_port" 8000
       "metrics_host" "0.0.0.0"
       "metrics_port" 9464
-      "insecure" true
-      "drain_seconds" (int .Values.router.drainSeconds)) }}
-{{- range $section := list "cluster" "worker" "router" }}
+      "insecure" (not (and .Values.tls.enabled .Values.auth.required))
+      "drain_seconds" (int .Values.router.drainSeconds))
+    "access" (dict "required" .Values.auth.required)
+    "tls" (dict) }}
+{{- if .Values.auth.existingSecret }}
+{{- $_ := set $common.access "keys_file" "/etc/shoal/keys/keys.json" }}
+{{- end }}
+{{- if .Values.tls.enabled }}
+{{- $_ := set $common "tls" (dict
+    "certificate" "/etc/shoal/tls/tls.crt"
+    "key" "/etc/shoal/tls/tls.key"
+    "internal_ca" "/etc/shoal/internal/ca.crt"
+    "internal_certificate" "/etc/shoal/internal/tls.crt"
+    "internal_key" "/etc/shoal/internal/tls.key") }}
+{{- end }}
+{{- if and .Values.tls.enabled .Values.tls.clientCertificates }}
+{{- $_ := set $common.tls "client_ca" "/etc/shoal/tls/ca.crt" }}
+{{- end }}
+{{- if .Values.redis.external.caSecret }}
+{{- $_ := set $common.tls "redis_ca" "/etc/shoal/redis-ca/ca.crt" }}
+{{- end }}
+{{- range $section := list "cluster" "worker" "router" "access" "tls" }}
 [{{ $section }}]
-{{- $merged := merge (dict) (get $common $section) (get $.Values.config $section) }}
+{{- $merged := merge (dict) (get $common $section) (get $.Values.config $section | default dict) }}
 {{- range $key := keys $merged | sortAlpha }}
 {{ $key }} = {{ get $merged $key | toJson }}
 {{- end }}

@@ -72,3 +72,11 @@ app.kubernetes.io/component: {{ .role }}
 {{- .Values.model.pvc.claimName }}
 {{- end }}
 {{- end }}
+
+{{- define "shoal.tlsSecret" -}}
+{{- default (printf "%s-tls" (include "shoal.fullname" .)) .Values.tls.existingSecret }}
+{{- end }}
+
+{{- define "shoal.internalSecret" -}}
+{{- default (printf "%s-internal" (include "shoal.fullname" .)) .Values.tls.internalSecret }}
+{{- end }}

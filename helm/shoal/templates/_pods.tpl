@@ -87,3 +87,76 @@ imagePullSecrets:
     - name: tmp
       mountPath: /tmp
 {{- end }}
+
+{{/* Secrets and settings as files. Call with (dict "root" $ "role" "router"): only routers get what is theirs. */}}
+{{- define "shoal.fileMounts" -}}
+{{- $v := .root.Values }}
+- name: config
+  mountPath: /etc/shoal/shoal.toml
+  subPath: shoal.toml
+  readOnly: true
+- name: redis
+  mountPath: /etc/shoal/redis
+  readOnly: true
+{{- if $v.redis.external.caSecret }}
+- name: redis-ca
+  mountPath: /etc/shoal/redis-ca
+  readOnly: true
+{{- end }}
+{{- if $v.tls.enabled }}
+- name: internal
+  mountPath: /etc/shoal/internal
+  readOnly: true
+{{- if eq .role "router" }}
+- name: tls
+  mountPath: /etc/shoal/tls
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- if and $v.auth.existingSecret (eq .role "router") }}
+- name: keys
+  mountPath: /etc/shoal/keys
+  readOnly: true
+{{- end }}
+- name: models
+  mountPath: /models
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
+{{- end }}
+
+{{- define "shoal.fileVolumes" -}}
+{{- $v := .root.Values }}
+- name: config
+  configMap:
+    name: {{ include "shoal.fullname" .root }}-config
+- name: redis
+  secret:
+    secretName: {{ include "shoal.redisSecret" .root | quote }}
+    defaultMode: 0440
+{{- if $v.redis.external.caSecret }}
+- name: redis-ca
+  secret:
+    secretName: {{ $v.redis.external.caSecret | quote }}
+    defaultMode: 0440
+{{- end }}
+{{- if $v.tls.enabled }}
+- name: internal
+  secret:
+    secretName: {{ include "shoal.internalSecret" .root | quote }}
+    defaultMode: 0440
+{{- if eq .role "router" }}
+- name: tls
+  secret:
+    secretName: {{ include "shoal.tlsSecret" .root | quote }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}
+{{- if and $v.auth.existingSecret (eq .role "router") }}
+- name: keys
+  secret:
+    secretName: {{ $v.auth.existingSecret | quote }}
+    defaultMode: 0440
+{{- end }}
+{{ include "shoal.modelVolume" .root }}
+{{- end }}

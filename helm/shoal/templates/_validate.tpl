@@ -29,6 +29,18 @@
 {{- if and (lt $grpc (add $metrics $per | int)) (lt $metrics (add $grpc $per | int)) }}
 {{- fail (printf "worker.metricsPort (%d) and worker.grpcPort (%d) overlap: each takes worker.ranksPerPod (%d) ports" $metrics $grpc $per) }}
 {{- end }}
+{{- if and $v.tls.enabled (not $v.tls.certManager.enabled) (or (not $v.tls.existingSecret) (not $v.tls.internalSecret)) }}
+{{- fail "tls.enabled is true: tls.existingSecret and tls.internalSecret must be given, or tls.certManager.enabled" }}
+{{- end }}
+{{- if and $v.tls.certManager.enabled (or (not $v.tls.enabled) (not $v.tls.certManager.issuerName)) }}
+{{- fail "tls.certManager.enabled is true: tls.enabled must be true and tls.certManager.issuerName be given" }}
+{{- end }}
+{{- if and $v.tls.clientCertificates (not $v.tls.enabled) }}
+{{- fail "tls.clientCertificates is true: tls.enabled must be true" }}
+{{- end }}
+{{- if and $v.auth.existingSecret (not $v.auth.required) }}
+{{- fail "auth.existingSecret names keys, but auth.required is false: nobody would be asked for one" }}
+{{- end }}
 {{- if and (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}
 {{- fail "serviceAccount.create is false: serviceAccount.name must name an existing one" }}
 {{- end }}

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from shoal.cluster import config
+from shoal.cluster import config, layers
 from shoal.workers.config import WorkerConfig
 from tests.chart.rendering import render, the
 
@@ -14,12 +14,12 @@ from tests.chart.rendering import render, the
 def settings(**values: object) -> config.Settings:
     """What the product reads from the rendered file."""
     text = the(render(values), "ConfigMap", "-config")["data"]["shoal.toml"]
-    layers = {
-        (section, key): config.layers.Given(value, "the chart")
+    given = {
+        (section, key): layers.Given(value, "the chart")
         for section, table in tomllib.loads(text).items()
         for key, value in table.items()
     }
-    return config.Settings(layers)
+    return config.Settings(given)
 
 
 def test_the_product_takes_the_rendered_settings() -> None:

@@ -1,11 +1,8 @@
-"""templates/NOTES.txt."""
+"""templates/NOTES.txt, and that every template has a test file."""
 
 from __future__ import annotations
 
-import subprocess
-
-from tests.chart.rendering import CHART
-from tests.chart.tools import tool
+from tests.chart.rendering import CHART, notes
 
 
 def test_every_template_has_a_test_file() -> None:
@@ -17,11 +14,13 @@ def test_every_template_has_a_test_file() -> None:
 
 def test_the_next_three_commands_are_told() -> None:
     """Wait, test, talk: with the names of this very release."""
-    command = [str(tool("helm")), "install", "fish", str(CHART), "--dry-run", "--namespace", "sea"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"KUBECONFIG": "/dev/null"})
-    if "unreachable" in done.stderr or "cluster" in done.stderr:  # the oldest Helm asks a cluster even then
-        text = (CHART / "templates" / "NOTES.txt").read_text()
-    else:
-        text = done.stdout
-    for words in ("rollout status deployment/", "helm test ", "-- shoal chat"):
-        assert words in text
+    for words in ("rollout status deployment/fish-shoal-router", "helm test fish -n sea", "-- shoal chat"):
+        assert words in notes()
+
+
+def test_an_open_door_is_told() -> None:
+    """Whoever installs without TLS or credentials is told so, and nobody else."""
+    assert "in the clear" in notes()
+    assert "ANYBODY" in notes()
+    closed = {"tls": {"enabled": True, "existingSecret": "a", "internalSecret": "b"}, "auth": {"required": True}}
+    assert not {"in the clear", "ANYBODY"} & {words for words in ("in the clear", "ANYBODY") if words in notes(closed)}

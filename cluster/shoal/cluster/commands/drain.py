@@ -23,7 +23,7 @@ _TIMEOUT = 2.0  # seconds for each question
 
 
 def run(redis_url: str, host: str, timeout: float) -> None:
-    """Until nothing runs on the workers at `host`. Raises UnhealthyError when the time is up, ConfigError without Redis."""
+    """Until nothing runs on the workers at `host`. Raises UnhealthyError when the time is up, ConfigError."""
     if not redis_url:
         raise ConfigError("cluster.redis_url is missing: the registry is there")
     client = redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
@@ -51,7 +51,7 @@ def mark(client: redis.Redis, host: str) -> list[str]:
     for raw in client.smembers(GROUPS_KEY):
         key = group_key(raw.decode() if isinstance(raw, bytes) else raw)
         with client.pipeline() as pipe:
-            pipe.watch(key)
+            pipe.watch(key)  # type: ignore[no-untyped-call]  # redis publishes no type for it
             record = pipe.get(key)
             if not isinstance(record, bytes):
                 continue
