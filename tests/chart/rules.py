@@ -108,6 +108,7 @@ def named_outside(values: dict[str, Any]) -> set[tuple[str, str]]:
     model, redis = values.get("model", {}), values.get("redis", {})
     tls = values.get("tls", {})
     return {
+        ("Secret", values.get("test", {}).get("apiKeySecret")),
         ("Secret", tls.get("existingSecret")),
         ("Secret", tls.get("internalSecret")),
         ("Secret", values.get("auth", {}).get("existingSecret")),

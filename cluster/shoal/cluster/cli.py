@@ -117,10 +117,12 @@ def drain(
 ) -> None:
     """Empty workers before they go away: nothing new is sent to them, what runs moves elsewhere."""
     from shoal.cluster.commands import drain as command
+    from shoal.cluster.own_access import OwnAccess
 
     if not here:
         raise typer.BadParameter("say --here: only the workers of one machine or pod can be drained")
-    command.run(_settings(config, None).cluster().redis_url, host, timeout)
+    settings = _settings(config, None)
+    command.run(settings.cluster().redis_url, host, timeout, OwnAccess.of(settings))
 
 
 @app.command()

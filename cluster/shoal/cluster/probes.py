@@ -20,8 +20,10 @@ def router(
 ) -> None:
     """A router: can it generate?"""
     from shoal.cluster.commands import health
+    from shoal.cluster.config import load
+    from shoal.cluster.own_access import OwnAccess
 
-    health.router(address, live)
+    health.router(address, live, OwnAccess.of(load()))
 
 
 @app.command()
@@ -33,11 +35,13 @@ def worker(
     """The workers of this machine or pod: do all of them serve?"""
     from shoal.cluster.commands import health
     from shoal.cluster.config import load
+    from shoal.cluster.own_access import OwnAccess
 
-    first_port = load(config).worker(model="unused").first_port
+    settings = load(config)
+    first_port = settings.worker(model="unused").first_port
     if not first_port:
         raise ConfigError("worker.first_port is not set: without it nobody knows where the workers listen")
-    health.workers(host, first_port, ranks)
+    health.workers(host, first_port, ranks, OwnAccess.of(settings))
 
 
 @app.command()

@@ -14,6 +14,7 @@ import structlog
 
 from shoal.cluster.client import worker_status
 from shoal.cluster.errors import ConfigError, UnhealthyError
+from shoal.cluster.own_access import OwnAccess
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, encode, group_key
 
 log = structlog.get_logger()
@@ -22,7 +23,7 @@ _POLL = 0.5  # seconds between two looks
 _TIMEOUT = 2.0  # seconds for each question
 
 
-def run(redis_url: str, host: str, timeout: float) -> None:
+def run(redis_url: str, host: str, timeout: float, access: OwnAccess | None = None) -> None:
     """Until nothing runs on the workers at `host`. Raises UnhealthyError when the time is up, ConfigError."""
     if not redis_url:
         raise ConfigError("cluster.redis_url is missing: the registry is there")
@@ -32,7 +33,7 @@ def run(redis_url: str, host: str, timeout: float) -> None:
     try:
         while True:
             try:
-                left = [address for address in mark(client, host) if _busy(address)]
+                left = [address for address in mark(client, host) if _busy(address, access)]
                 if not left:
                     log.info("drained", host=host)
                     return
@@ -77,6 +78,6 @@ def _at(address: str, host: str) -> bool:
     return address.rpartition(":")[0].strip("[]") == host.strip("[]")
 
 
-def _busy(address: str) -> bool:
-    state = worker_status(address, _TIMEOUT)
+def _busy(address: str, access: OwnAccess | None) -> bool:
+    state = worker_status(address, _TIMEOUT, access)
     return state is not None and state.running + state.waiting > 0

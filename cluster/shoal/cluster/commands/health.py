@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from shoal.cluster.client import INFERENCE, health, worker_status
 from shoal.cluster.errors import UnhealthyError
+from shoal.cluster.own_access import OwnAccess
 from shoal.wire.credentials import join_address
 
 _TIMEOUT = 5.0  # seconds
 
 
-def router(address: str, live: bool) -> None:
+def router(address: str, live: bool, access: OwnAccess | None = None) -> None:
     """Whether a router serves, or with `live` only whether it answers. Raises UnhealthyError."""
-    state = health(address, _TIMEOUT, "" if live else INFERENCE)
+    state = health(address, _TIMEOUT, "" if live else INFERENCE, access)
     if state != "SERVING":
         raise UnhealthyError(f"the router at {address} is {state}")
 
 
-def workers(host: str, first_port: int, ranks: int) -> None:
+def workers(host: str, first_port: int, ranks: int, access: OwnAccess | None = None) -> None:
     """Whether the `ranks` ranks of this pod serve, ports from `first_port` on. Raises UnhealthyError."""
     for port in range(first_port, first_port + ranks):
         address = join_address(host, port)
-        state = worker_status(address, _TIMEOUT)
+        state = worker_status(address, _TIMEOUT, access)
         if state is None or not state.ready:
             raise UnhealthyError(f"the worker at {address} {'does not answer' if state is None else 'is not ready'}")
 
