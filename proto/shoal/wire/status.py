@@ -6,6 +6,7 @@
     ├── DeniedError            PERMISSION_DENIED    who asks may not
     ├── AbsentError            NOT_FOUND
     ├── ConflictError          ABORTED              another writer was faster
+    ├── ExistsError            ALREADY_EXISTS
     ├── OverloadedError        RESOURCE_EXHAUSTED   no room now (retryable)
     ├── UnavailableError       UNAVAILABLE          something we need is away (retryable)
     ├── LateError              DEADLINE_EXCEEDED
@@ -80,6 +81,13 @@ class ConflictError(WireError):
 
     code = grpc.StatusCode.ABORTED
     reason = "conflict"
+
+
+class ExistsError(WireError):
+    """The name is taken."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "exists"
 
 
 class OverloadedError(WireError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from shoal.router.access.config import AccessConfig
 from shoal.router.errors import StartError
+from shoal.router.store.connect import RedisUrlError, check
 from shoal.wire.settings import SettingError
 from shoal.wire.tls import TlsConfig
 
@@ -84,6 +85,12 @@ class RouterConfig:
     """How long an idle session is kept when the request does not say."""
     max_session_ttl_seconds: int = 30 * 86_400
     """Longest time a request may ask for."""
+    max_session_bytes: int = 32 * 2**20
+    """Most that the items of a session may take in Redis."""
+    session_patience_seconds: float = 45.0
+    """How long a finished turn waits for Redis to come back before it is given up."""
+    journal_seconds: float = 900.0
+    """How long a request that ended can still be read and its answer repeated; 0 keeps no journal."""
     drain_seconds: float = 30.0
     """How long running requests may go on after a shutdown began."""
     ready_file: str = ""
@@ -105,6 +112,7 @@ class RouterConfig:
             "max_unread_tokens",
             "session_ttl_seconds",
             "max_session_ttl_seconds",
+            "max_session_bytes",
         ):
             self._require(key, getattr(self, key) >= 1, "at least 1")
         for key in ("registry_poll", "max_request_seconds", "accept_seconds", "tool_seconds"):
@@ -115,6 +123,8 @@ class RouterConfig:
             "worker_wait_seconds",
             "drain_seconds",
             "migration_losses",
+            "session_patience_seconds",
+            "journal_seconds",
             "migration_seconds",
         ):
             self._require(key, getattr(self, key) >= 0, "0 or more")
@@ -127,8 +137,11 @@ class RouterConfig:
         self._require("router_id", self.router_id != "", "a name")
         levels = ("debug", "info", "warning", "error")
         self._require("log_level", self.log_level in levels, f"one of {', '.join(levels)}")
-        schemes = ("redis://", "rediss://", "unix://")
-        self._require("redis_url", self.redis_url == "" or self.redis_url.startswith(schemes), f"a {schemes} URL")
+        if self.redis_url:
+            try:
+                check(self.redis_url)
+            except RedisUrlError as error:
+                raise StartError(f"router.redis_url cannot be used: {error}") from error
         for address in self.workers:
             host, colon, port = address.rpartition(":")
             valid = bool(host) and bool(colon) and port.isdigit() and 0 < int(port) < 65536

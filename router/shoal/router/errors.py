@@ -18,11 +18,15 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     └── RequestAbsentError     no such request in the journal
     ConflictError            ABORTED
     ├── TurnConflictError      another writer appended first
+    ├── TurnReservedError      another writer is about to
     ├── TakenOverError         another router goes on with the request
     ├── RequestHeldError       its owner lives
     ├── RequestOverError       it ended
     └── JournalGapError        tokens in the journal do not join
+    ExistsError              ALREADY_EXISTS
+    └── SessionExistsError
     OverloadedError          RESOURCE_EXHAUSTED
+    ├── SessionFullError       a session has as much as may be kept
     ├── QueueFullError         this router has no room
     ├── WorkersBusyError       every worker refused
     ├── JournalFullError       a request's journal has no room
@@ -46,6 +50,7 @@ from shoal.wire.status import (
     AbsentError,
     ConflictError,
     DeniedError,
+    ExistsError,
     InternalError,
     InvalidError,
     LateError,
@@ -56,11 +61,12 @@ from shoal.wire.status import (
 )
 
 __all__ = [
-    "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError", "JournalFullError", "JournalGapError",
-    "LateError", "MigrationFailedError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError",
-    "QueueFullError", "RequestAbsentError", "RequestHeldError", "RequestOverError", "SessionAbsentError",
-    "SessionsAwayError", "SlowReaderError", "StartError", "StoppingError", "TakenOverError", "TurnConflictError",
-    "WireError", "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
+    "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError", "JournalFullError",
+    "JournalGapError", "LateError", "MigrationFailedError", "ModelAbsentError", "NoWorkerError",
+    "PromptTooLongError", "QueueFullError", "RequestAbsentError", "RequestHeldError", "RequestOverError",
+    "SessionAbsentError", "SessionExistsError", "SessionFullError", "SessionsAwayError", "SlowReaderError",
+    "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "TurnReservedError", "WireError",
+    "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
 ]  # fmt: skip
 
 
@@ -153,11 +159,41 @@ class JournalGapError(ConflictError):
 
     reason = "journal_gap"
 
+    def __init__(self, name: str, found: int) -> None:
+        super().__init__(f"request {name!r} has {found} tokens in its journal, which these do not follow")
+        self.found = found
+
 
 class JournalFullError(OverloadedError):
     """The bound on what is journaled of one request is reached."""
 
     reason = "journal_full"
+
+
+class TurnReservedError(ConflictError):
+    """Another request writes the session's next turn."""
+
+    reason = "turn_reserved"
+    retryable = True
+
+    def __init__(self, session_id: str, *, retry_after_ms: int) -> None:
+        super().__init__(
+            f"another request writes the next turn of session {session_id!r}: wait for its end",
+            retry_after_ms=retry_after_ms,
+        )
+
+
+class SessionExistsError(ExistsError):
+    """There is a session of that name."""
+
+    reason = "session_exists"
+
+
+class SessionFullError(OverloadedError):
+    """The session has as much as may be kept; waiting does not help."""
+
+    reason = "session_full"
+    retryable = False
 
 
 class QueueFullError(OverloadedError):

@@ -45,16 +45,16 @@ from shoal.router.harmony.render import Renderer
 from shoal.router.http import app as http
 from shoal.router.http.gate import Gate
 from shoal.router.http.listener import Listener
-from shoal.router.http.responses.records import Records
 from shoal.router.inference.chat import Chat, ChatSettings
 from shoal.router.inference.generate import Generator
 from shoal.router.inference.models import Models
 from shoal.router.inference.opening import Openings
 from shoal.router.inference.service import InferenceService
 from shoal.router.metrics import Metrics, MetricsServer
+from shoal.router.redis_parts import RedisParts
 from shoal.router.rim import Rim
-from shoal.router.sessions.redis_store import RedisSessions, connect
-from shoal.router.sessions.service import SessionService
+from shoal.router.sessions.reservation import Patience
+from shoal.router.sessions.service import SessionService, SessionSettings
 from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import Toolbox, ToolRunner
 from shoal.wire.credentials import InsecureRefusedError, add_port, join_address, require_loopback_or
@@ -90,8 +90,7 @@ class Router:
         _require_closed(config)
         self._config = config
         self.metrics = Metrics()
-        self._redis = connect(config.redis_url) if config.redis_url else None
-        store = RedisSessions(self._redis) if self._redis is not None else None
+        self.redis = RedisParts(config)
         settings = LinkSettings(
             config.router_id, tokenizer.hash, config.max_unread_tokens, config.accept_seconds, config.tls
         )
@@ -113,12 +112,14 @@ class Router:
             control=control,
             openings=Openings(
                 renderer=Renderer(tokenizer, control),
-                store=store,
+                store=self.redis.sessions,
                 toolbox=toolbox,
                 ttl_seconds=config.session_ttl_seconds,
                 max_ttl_seconds=config.max_session_ttl_seconds,
-                today=lambda: datetime.now(UTC).date().isoformat(),
+                today=_today,
                 parallel_calls=config.parallel_tool_calls,
+                max_session_bytes=config.max_session_bytes,
+                patience=Patience(append=config.session_patience_seconds),
             ),
             metrics=self.metrics,
             settings=ChatSettings(
@@ -128,22 +129,27 @@ class Router:
                 tool_rounds=config.tool_rounds,
                 tool_seconds=config.tool_seconds,
             ),
+            keeper=self.redis.keeper,
         )
-        generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices, config.model)
+        keeper = self.redis.keeper
+        generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices, config.model, keeper)
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
-        self._guard = build_guard(config.access, self._redis) if config.access.required else None
+        self._guard = build_guard(config.access, self.redis.client) if config.access.required else None
         door: Door = self._guard or OpenDoor()
         front = Front(chat, generator, door, self.admission, self.metrics)
         service = InferenceService(front, models, config.max_request_seconds)
         gate = Gate(front, config.max_request_seconds)
-        records = Records(self._redis, config.session_ttl_seconds) if self._redis is not None else None
-        around = http.Surroundings(self._parts, lambda: models.served().models, records, config.http_max_body_bytes)
+        around = http.Surroundings(
+            self._parts, lambda: models.served().models, self.redis.records, config.http_max_body_bytes
+        )
         self._api = http.build(gate, around)
         self._http: Listener | None = None
         rim = Rim(self.metrics, config.max_request_seconds, door)
+        session_settings = SessionSettings(config.session_ttl_seconds, config.max_session_ttl_seconds, _today)
+        sessions = SessionService(self.redis.sessions, session_settings, self.redis.journal)
         self._server = grpc.aio.server(interceptors=[rim], options=server_options())
         add_InferenceServiceServicer_to_server(service, self._server)
-        add_SessionServiceServicer_to_server(SessionService(store), self._server)
+        add_SessionServiceServicer_to_server(sessions, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (INFERENCE, SESSIONS, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -169,8 +175,9 @@ class Router:
         self.metrics.queued.set_function(lambda: self.admission.waiting)
         self.metrics.workers.set_function(lambda: len(self.pool.eligible()))
         self.metrics.registry_age.set_function(lambda: self.membership.age)
-        if self._redis is not None:
-            self._keep_running("membership", self.membership.watch(self._redis, config.registry_poll))
+        if self.redis.client is not None:
+            self._keep_running("membership", self.membership.watch(self.redis.client, config.registry_poll))
+        self.redis.start(self._keep_running)
         self._keep_running("health", self._report_health())
         await self._server.start()
         if self._http is not None:
@@ -192,8 +199,7 @@ class Router:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pool.close()
-        if self._redis is not None:
-            await self._redis.aclose()
+        await self.redis.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
 
@@ -220,7 +226,7 @@ class Router:
 
     def _parts(self) -> dict[str, bool]:
         """Which parts serve."""
-        keeps = self._redis is not None and self.membership.age < _STALE_REGISTRY
+        keeps = self.redis.client is not None and self.membership.age < _STALE_REGISTRY
         return {"generate": bool(self.pool.eligible()) and not self.admission.stopping, "sessions": keeps}
 
 
@@ -248,6 +254,10 @@ def _credentials(tls: TlsConfig) -> grpc.ServerCredentials | None:
 
 async def _nothing() -> None:
     pass
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 async def run(

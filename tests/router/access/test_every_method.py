@@ -50,7 +50,7 @@ def rpcs() -> Iterator[tuple[str, Any, bool]]:
                 request = user("x")
             elif method.name in ("Generate", "Tokenize"):
                 request.text = "x"
-            elif method.name in ("GetSession", "DeleteSession"):
+            elif method.name in ("GetSession", "DeleteSession", "ForkSession"):
                 request.session_id = "absent"
             yield f"/{service.full_name}/{method.name}", request, method.name in ("Chat", "Generate")
 

@@ -190,22 +190,60 @@ async def test_history_that_the_model_wrote_is_marked(
 
 
 async def test_two_writers_of_one_turn(start_cluster: StartCluster, tokenizer: Tokenizer, redis_url: str) -> None:
-    """Of two turns at once on one session exactly one is stored; the other ends ABORTED, after its words."""
-    both = asyncio.Barrier(2)
+    """Of two turns at once on one session one runs; the other is ABORTED before anything is generated, with a hint."""
+    go_on = asyncio.Event()
 
-    async def together(submit: pb.Submit) -> AsyncIterator[Action]:
-        await both.wait()
-        yield Say(tuple(ids_of(tokenizer, ANSWER)), pb.SEQUENCE_FINISH_STOP_TOKEN)
+    async def slowly(submit: pb.Submit) -> AsyncIterator[Action]:
+        yield Say(tuple(ids_of(tokenizer, ANSWER))[:1])
+        await go_on.wait()
+        yield Say(tuple(ids_of(tokenizer, ANSWER))[1:], pb.SEQUENCE_FINISH_STOP_TOKEN)
 
-    cluster = await start_cluster(together, redis_url=redis_url)
-    calls = [events_of(cluster.front.inference.Chat(user(text, session_id="s"))) for text in "ab"]
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    errors = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+    cluster = await start_cluster(slowly, redis_url=redis_url)
+    first = asyncio.create_task(events_of(cluster.front.inference.Chat(user("a", session_id="s"))))
+    await until(lambda: len(cluster.worker.submits) == 1)
+    events, error = await failed(cluster.front.inference.Chat(user("b", session_id="s")))
+    go_on.set()
+    await first
     stored = await cluster.front.sessions.GetSession(api.GetSessionRequest(session_id="s"))
 
-    assert [error.code() for error in errors] == [grpc.StatusCode.ABORTED]
-    assert stored.session.next_turn == 1
-    assert len(stored.items) == 3
+    assert events == []
+    assert error.code() is grpc.StatusCode.ABORTED
+    assert trailing(error)["shoal-reason"] == "turn_reserved"
+    assert int(trailing(error)["retry-after-ms"]) > 0
+    assert len(cluster.worker.submits) == 1
+    assert [item.message.content for item in stored.items] == ["a", "hm", "4 é"]
+
+
+async def test_a_turn_that_failed_lets_the_next_one_begin(
+    start_cluster: StartCluster, answering: Script, redis_url: str
+) -> None:
+    """A turn that was refused, or whose client went away, does not hold the session."""
+    cluster = await start_cluster(answering, redis_url=redis_url)
+    await failed(cluster.front.inference.Chat(user("a", session_id="s", limits=api.Limits(max_tokens=0))))
+    call = cluster.front.inference.Chat(user("a", session_id="s"))
+    async for event in call:
+        if event.HasField("started"):
+            call.cancel()
+            break
+    await until(lambda: cluster.front.router.admission.running == 0)
+    events = await events_of(cluster.front.inference.Chat(user("a", session_id="s")))
+
+    assert events[0].started.turn == 0
+    assert events[0].started.resumable
+
+
+async def test_a_full_session_is_refused_before_it_grows(
+    start_cluster: StartCluster, answering: Script, redis_url: str
+) -> None:
+    """A session of as many bytes as may be kept takes no more words: RESOURCE_EXHAUSTED, and trying again is no use."""
+    cluster = await start_cluster(answering, redis_url=redis_url, max_session_bytes=2000)
+    await events_of(cluster.front.inference.Chat(user("a", session_id="s")))
+    _, error = await failed(cluster.front.inference.Chat(user("b" * 1900, session_id="s")))
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert trailing(error)["shoal-reason"] == "session_full"
+    assert trailing(error)["shoal-retryable"] == "false"
+    assert (await events_of(cluster.front.inference.Chat(user("c", session_id="s"))))[0].started.turn == 1
 
 
 async def test_an_expected_turn_that_passed_is_refused_at_once(
@@ -244,7 +282,7 @@ async def test_done_is_told_only_after_the_turn_was_stored(
             await asyncio.to_thread(redis.stop)
             yield Say(tuple(ids_of(tokenizer, ANSWER))[-1:], pb.SEQUENCE_FINISH_STOP_TOKEN)
 
-        cluster = await start_cluster(stop_redis_first, redis_url=redis.url)
+        cluster = await start_cluster(stop_redis_first, redis_url=redis.url, session_patience_seconds=0.3)
         events, error = await failed(cluster.front.inference.Chat(user("a", session_id="s")))
 
     assert error.code() is grpc.StatusCode.UNAVAILABLE

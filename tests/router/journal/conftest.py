@@ -17,6 +17,7 @@ from shoal.router.sessions.redis_store import connect
 async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     """Connected to the emptied server."""
     made = connect(redis_url)
+    assert isinstance(made, redis.asyncio.Redis)
     yield made
     await made.aclose()
 

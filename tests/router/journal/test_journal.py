@@ -112,16 +112,24 @@ async def test_nothing_follows_the_end_of_a_round(journal: Journal, lease: Lease
         await journal.append(lease, [tokens(1, 2)])
 
 
-async def test_an_older_epoch_is_refused(journal: Journal, lease: Lease) -> None:
-    """Tokens of a membership that is over do not get in any more; a new attempt counts epochs anew, since it may run
-    in another group."""
-    await journal.append(lease, [tokens(0, 1, epoch=4)])
-    with pytest.raises(TakenOverError, match="epoch 4"):
-        await journal.append(lease, [tokens(1, 2, epoch=3)])
-    second = await journal.take_over("t", "w", "ours", orphaned=False)
-    await journal.append(second, [tokens(1, 2, epoch=3)])
+@pytest.mark.parametrize("late", [{"tried": 2, "epoch": 3}, {"tried": 1, "epoch": 9}])
+async def test_an_older_epoch_is_refused(journal: Journal, lease: Lease, late: dict[str, int]) -> None:
+    """Tokens of a membership that is over, or of a worker that was given up, do not get in any more."""
+    await journal.append(lease, [tokens(0, 1, tried=2, epoch=4), tokens(0, 1, choice=1, tried=1, epoch=1)])
+    with pytest.raises(TakenOverError, match="try 2, epoch 4"):
+        await journal.append(lease, [tokens(1, 2, **late)])
 
-    assert [1, 2] == await ids_of(journal)
+    assert [1] == await ids_of(journal)
+
+
+async def test_the_next_try_counts_epochs_anew(journal: Journal, lease: Lease) -> None:
+    """It may run in another group; so may the next attempt."""
+    await journal.append(lease, [tokens(0, 1, tried=2, epoch=4)])
+    await journal.append(lease, [tokens(1, 2, tried=3, epoch=1)])
+    second = await journal.take_over("t", "w", "ours", orphaned=False)
+    await journal.append(second, [tokens(2, 3, tried=1, epoch=1)])
+
+    assert [1, 2, 3] == await ids_of(journal)
 
 
 async def test_the_late_writer_is_fenced(journal: Journal, lease: Lease) -> None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import redis.asyncio
 
 from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.proto.v1.worker_pb2 import SEQUENCE_FINISH_LENGTH, SEQUENCE_FINISH_UNSPECIFIED
@@ -95,7 +94,7 @@ async def test_tokens_wait_while_redis_is_away(tmp_path: Path) -> None:
     """Killed and back with its file: what was said meanwhile is stored, in order and once, and the request never
     waited."""
     with EmbeddedRedis(tmp_path / "redis") as server:
-        client: redis.asyncio.Redis = connect(server.url)
+        client = connect(server.url)
         journal = Journal(client)
         recorder = Recorder(journal)
         task = asyncio.create_task(recorder.run())

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from shoal.router.errors import FieldError, SessionsAwayError, TurnConflictError
+from shoal.router.errors import FieldError, SessionExistsError, SessionsAwayError, TurnConflictError, TurnReservedError
 from shoal.router.harmony.message import ChatMessage, Rendered
 from shoal.router.sessions.redis_store import RedisSessions, connect, index_key, session_key
-from shoal.router.sessions.store import Turn
+from shoal.router.sessions.store import NewSession, StoredItem, Turn
 
 HELLO = ChatMessage("user", "hé 🙂", rendered=Rendered((1, 2, 3)))
 CALL = ChatMessage(
@@ -23,6 +23,7 @@ CALL = ChatMessage(
 async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     """Connected to the emptied server."""
     made = connect(redis_url)
+    assert isinstance(made, redis.asyncio.Redis)
     yield made
     await made.aclose()
 
@@ -186,6 +187,75 @@ async def test_the_index_does_not_outlive_its_sessions(store: RedisSessions, cli
     assert 990 <= await client.ttl(index_key("t")) <= 1000
 
 
+async def test_of_many_who_reserve_one_gets_the_turn(store: RedisSessions) -> None:
+    """Twenty at once: one may write, nineteen are told to wait, and cannot append either."""
+    tries = (store.reserve("t", "s", f"w{i}", 10) for i in range(20))
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    winner = outcomes.index(None)
+    with pytest.raises(TurnConflictError):
+        await store.append("t", "s", turn(0, writer=f"w{(winner + 1) % 20}"))
+    await store.append("t", "s", turn(0, writer=f"w{winner}"))
+
+    assert 19 == sum(isinstance(outcome, TurnReservedError) for outcome in outcomes)
+    assert await store.reserve("t", "s", "next", 10) is not None
+
+
+async def test_a_silent_writer_loses_its_turn(store: RedisSessions) -> None:
+    """When the lease ran out another may write, and the late one is refused even if it comes first."""
+    await store.reserve("t", "s", "late", 0.05)
+    await asyncio.sleep(0.1)
+    await store.reserve("t", "s", "next", 10)
+
+    assert not await store.hold("t", "s", "late", 10)
+    with pytest.raises(TurnConflictError):
+        await store.append("t", "s", turn(0, writer="late"))
+    await store.append("t", "s", turn(0, writer="next"))
+
+
+async def test_a_turn_given_back_is_free(store: RedisSessions) -> None:
+    """Who gives up lets the next one begin at once."""
+    await store.reserve("t", "s", "first", 10)
+    assert await store.hold("t", "s", "first", 0)
+
+    assert await store.reserve("t", "s", "second", 10) is None
+
+
+async def test_the_writer_of_a_turn_may_come_back(store: RedisSessions) -> None:
+    """Who stored a turn and did not hear of it reserves it again by its number, and appends it without effect."""
+    await store.reserve("t", "s", "w", 10, expected_turn=0)
+    await store.append("t", "s", turn(0, writer="w"))
+    session = await store.reserve("t", "s", "w", 10, expected_turn=0)
+    await store.append("t", "s", turn(0, writer="w"))
+
+    assert session is not None
+    assert (1, "w") == (session.info.next_turn, session.info.writer)
+
+
+async def test_a_session_deleted_under_its_turn_is_not_written(store: RedisSessions) -> None:
+    """The first turn of a deleted session does not bring it back; a new one may."""
+    await store.append("t", "s", turn(0, writer="a"))
+    await store.reserve("t", "s", "b", 10)
+    await store.delete("t", "s")
+    with pytest.raises(TurnConflictError):
+        await store.append("t", "s", turn(0, writer="b"))
+    assert await store.reserve("t", "s", "c", 10) is None
+    await store.append("t", "s", turn(0, writer="c"))
+
+
+async def test_a_new_session_is_made_once(store: RedisSessions) -> None:
+    """With what it begins with; the same call again counts once, another's is refused."""
+    new = NewSession(60, "w", "2026-11-20", 2, (StoredItem(HELLO, 0, "x"), StoredItem(CALL, 1, "y")), "[]")
+    for _ in range(2):
+        await store.create("t", "s", new)
+    with pytest.raises(SessionExistsError):
+        await store.create("t", "s", NewSession(60, "other", "2026-11-20"))
+    session = await store.load("t", "s")
+
+    assert session is not None
+    assert new.items == session.items
+    assert (2, "[]", 60) == (session.info.next_turn, session.info.tools, session.info.ttl_seconds)
+
+
 async def test_everything_says_when_redis_is_away() -> None:
     """Without a server every method raises the same error, with a hint, within its bounds."""
     client = connect("unix:///nowhere/redis.sock")
@@ -193,6 +263,9 @@ async def test_everything_says_when_redis_is_away() -> None:
     for attempt in (
         store.load("t", "s"),
         store.append("t", "s", turn(0)),
+        store.reserve("t", "s", "w", 1),
+        store.hold("t", "s", "w", 1),
+        store.create("t", "s", NewSession(60, "w", "2026-11-20")),
         store.page("t", 1, ""),
         store.delete("t", "s"),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 import pytest
+import redis.asyncio
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.fleet.scripted_worker import saying
@@ -67,7 +68,7 @@ async def test_a_session_deleted_during_its_turn_stays_deleted(cluster: Cluster)
     with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012  # the deletion must fall into the turn
         async for event in call:
             if event.HasField("started"):
-                await cluster.front.router._redis.flushall()  # type: ignore[union-attr]  # this router has one
+                await cluster.front.router.redis.client.flushall()  # type: ignore[union-attr]  # this router has one
     assert caught.value.code() is grpc.StatusCode.ABORTED
 
 
@@ -104,3 +105,76 @@ async def test_without_redis_there_are_no_sessions(start_router: StartRouter) ->
         await front.sessions.ListSessions(api.ListSessionsRequest())
 
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_new_session_is_empty_and_goes_on(cluster: Cluster) -> None:
+    """It has a name, the asked time to live also after turns that do not say, and begins with turn 0."""
+    made = (await cluster.front.sessions.CreateSession(api.CreateSessionRequest(ttl_seconds=50))).session
+    events = await events_of(cluster.front.inference.Chat(user("x", session_id=made.session_id)))
+    got = await cluster.front.sessions.GetSession(api.GetSessionRequest(session_id=made.session_id))
+    listed = await cluster.front.sessions.ListSessions(api.ListSessionsRequest())
+
+    assert made.session_id
+    assert made.next_turn == 0
+    assert events[0].started.turn == 0
+    assert 45 <= got.session.expires_in_seconds <= 50
+    assert got.session.bytes > 0
+    assert [made.session_id] == [info.session_id for info in listed.sessions]
+
+
+async def test_a_taken_name_is_told(cluster: Cluster) -> None:
+    """Creating or forking onto a session that exists is ALREADY_EXISTS and changes nothing."""
+    await events_of(cluster.front.inference.Chat(user("x", session_id="s")))
+    for call in (
+        cluster.front.sessions.CreateSession(api.CreateSessionRequest(session_id="s")),
+        cluster.front.sessions.ForkSession(api.ForkSessionRequest(session_id="s", new_session_id="s")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert len((await cluster.front.sessions.GetSession(api.GetSessionRequest(session_id="s"))).items) == 3
+
+
+async def test_a_fork_begins_with_what_was_said(cluster: Cluster) -> None:
+    """Ids and turns are the same up to where it was asked for; both go on by themselves."""
+    for text in ("a", "b"):
+        await events_of(cluster.front.inference.Chat(user(text, session_id="s")))
+    fork = api.ForkSessionRequest(session_id="s", new_session_id="f", before_turn=1, ttl_seconds=50)
+    made = (await cluster.front.sessions.ForkSession(fork)).session
+    events = await events_of(cluster.front.inference.Chat(user("c", session_id="f")))
+    ours = await cluster.front.sessions.GetSession(api.GetSessionRequest(session_id="s"))
+    theirs = await cluster.front.sessions.GetSession(api.GetSessionRequest(session_id="f"))
+
+    assert (1, True) == (made.next_turn, 45 <= made.expires_in_seconds <= 50)
+    assert events[0].started.turn == 1
+    assert ours.items[:3] == theirs.items[:3]
+    assert ["a", "hm", "yes", "b", "hm", "yes"] == [item.message.content for item in ours.items]
+    assert ["a", "hm", "yes", "c", "hm", "yes"] == [item.message.content for item in theirs.items]
+    first, second = cluster.worker.submits[-2:]
+    assert list(first.prompt)[:-2] == list(second.prompt)[:-2]
+
+
+async def test_what_cannot_be_forked_is_told(cluster: Cluster) -> None:
+    """An absent session is NOT_FOUND; a turn that is not there yet, or a bad time to live, INVALID_ARGUMENT."""
+    await events_of(cluster.front.inference.Chat(user("x", session_id="s")))
+    for request, code in (
+        (api.ForkSessionRequest(session_id="absent"), grpc.StatusCode.NOT_FOUND),
+        (api.ForkSessionRequest(session_id="s", before_turn=2), grpc.StatusCode.INVALID_ARGUMENT),
+        (api.ForkSessionRequest(session_id="s", ttl_seconds=0), grpc.StatusCode.INVALID_ARGUMENT),
+        (api.ForkSessionRequest(session_id="s", new_session_id="a\0b"), grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await cluster.front.sessions.ForkSession(request)
+        assert caught.value.code() is code
+
+
+async def test_a_deleted_session_is_gone_from_everywhere(cluster: Cluster) -> None:
+    """No key of Redis holds a word of it any more: not the session's, not the journal's of its turns."""
+    for _ in range(2):
+        await events_of(cluster.front.inference.Chat(user("canary", session_id="s")))
+    client: redis.asyncio.Redis = cluster.front.router.redis.client  # type: ignore[assignment]  # one server
+    before = len(await client.keys("*"))
+    await cluster.front.sessions.DeleteSession(api.DeleteSessionRequest(session_id="s"))
+
+    assert before >= 6
+    assert [] == await client.keys("*")

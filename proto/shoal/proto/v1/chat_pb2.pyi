@@ -84,6 +84,36 @@ REASONING_EFFORT_HIGH: ReasoningEffort.ValueType  # 3
 """Long."""
 Global___ReasoningEffort: _TypeAlias = ReasoningEffort  # noqa: Y015
 
+class _ContextPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContextPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContextPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTEXT_POLICY_UNSPECIFIED: _ContextPolicy.ValueType  # 0
+    """Refuse."""
+    CONTEXT_POLICY_REFUSE: _ContextPolicy.ValueType  # 1
+    """INVALID_ARGUMENT says by how many tokens."""
+    CONTEXT_POLICY_DROP_OLDEST: _ContextPolicy.ValueType  # 2
+    """The model does not see the oldest turns: as many whole ones as have to go for the rest to fit with room for an answer.
+    System and developer messages, and the new messages, always stay. A warning says how many messages were left out; a
+    session keeps them.
+    """
+
+class ContextPolicy(_ContextPolicy, metaclass=_ContextPolicyEnumTypeWrapper):
+    """What happens when prompt and answer do not fit into the context."""
+
+CONTEXT_POLICY_UNSPECIFIED: ContextPolicy.ValueType  # 0
+"""Refuse."""
+CONTEXT_POLICY_REFUSE: ContextPolicy.ValueType  # 1
+"""INVALID_ARGUMENT says by how many tokens."""
+CONTEXT_POLICY_DROP_OLDEST: ContextPolicy.ValueType  # 2
+"""The model does not see the oldest turns: as many whole ones as have to go for the rest to fit with room for an answer.
+System and developer messages, and the new messages, always stay. A warning says how many messages were left out; a
+session keeps them.
+"""
+Global___ContextPolicy: _TypeAlias = ContextPolicy  # noqa: Y015
+
 class _ToolChoiceMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -188,6 +218,8 @@ class ChatRequest(_message.Message):
     PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     SERVER_TOOLS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    CONTEXT_POLICY_FIELD_NUMBER: _builtins.int
     MAX_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     ONLY_THESE_TOOLS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
@@ -214,6 +246,12 @@ class ChatRequest(_message.Message):
     """
     model: _builtins.str
     """Which model; empty: the one that is served."""
+    idempotency_key: _builtins.str
+    """A retry with the same key (printable, at most 256 characters) never makes a second turn: it is told what the first one
+    was told, or ABORTED while that still runs. Empty: every request is its own. Remembered for as long as requests are.
+    """
+    context_policy: Global___ContextPolicy.ValueType
+    """What happens when the conversation is longer than the model's context."""
     max_tool_calls: _builtins.int
     """Most calls of tools that run on the server in this turn; absent, or more than the server allows: its own bound."""
     only_these_tools: _builtins.bool
@@ -272,12 +310,14 @@ class ChatRequest(_message.Message):
         parallel_tool_calls: _builtins.bool | None = ...,
         server_tools: _abc.Iterable[_builtins.str] | None = ...,
         model: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        context_policy: Global___ContextPolicy.ValueType = ...,
         max_tool_calls: _builtins.int | None = ...,
         only_these_tools: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "max_tool_calls", b"max_tool_calls", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "response_format", b"response_format", "sampling", b"sampling", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "expected_turn", b"expected_turn", "limits", b"limits", "logprobs", b"logprobs", "max_tool_calls", b"max_tool_calls", "messages", b"messages", "model", b"model", "n", b"n", "only_these_tools", b"only_these_tools", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "server_tools", b"server_tools", "session_id", b"session_id", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_reasoning_budget", b"_reasoning_budget", "_session_ttl_seconds", b"_session_ttl_seconds", "context_policy", b"context_policy", "expected_turn", b"expected_turn", "idempotency_key", b"idempotency_key", "limits", b"limits", "logprobs", b"logprobs", "max_tool_calls", b"max_tool_calls", "messages", b"messages", "model", b"model", "n", b"n", "only_these_tools", b"only_these_tools", "parallel_tool_calls", b"parallel_tool_calls", "reasoning_budget", b"reasoning_budget", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "server_tools", b"server_tools", "session_id", b"session_id", "session_ttl_seconds", b"session_ttl_seconds", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_turn: _TypeAlias = _typing.Literal["expected_turn"]  # noqa: Y015
     _WhichOneofArgType__expected_turn: _TypeAlias = _typing.Literal["_expected_turn", b"_expected_turn"]  # noqa: Y015

@@ -324,6 +324,7 @@ class GenerateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Plain text, encoded without control tokens."""
@@ -337,6 +338,8 @@ class GenerateRequest(_message.Message):
     """Return this many likeliest tokens at each place too, at most 20; needs `logprobs`."""
     model: _builtins.str
     """Which model; empty: the one that is served."""
+    idempotency_key: _builtins.str
+    """See ChatRequest.idempotency_key."""
     @_builtins.property
     def tokens(self) -> Global___TokenIds:
         """Token ids, used as they are."""
@@ -365,11 +368,12 @@ class GenerateRequest(_message.Message):
         request_id: _builtins.str = ...,
         top_logprobs: _builtins.int = ...,
         model: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
         response_format: Global___ResponseFormat | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "prompt", b"prompt", "response_format", b"response_format", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "logprobs", b"logprobs", "model", b"model", "n", b"n", "prompt", b"prompt", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "limits", b"limits", "logprobs", b"logprobs", "model", b"model", "n", b"n", "prompt", b"prompt", "request_id", b"request_id", "response_format", b"response_format", "sampling", b"sampling", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015

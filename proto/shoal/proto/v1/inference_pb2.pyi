@@ -4,8 +4,12 @@ isort:skip_file
 The public API: what a client says to a router."""
 
 from google.protobuf import descriptor as _descriptor
+from shoal.proto.v1.chat_pb2 import CONTEXT_POLICY_DROP_OLDEST as CONTEXT_POLICY_DROP_OLDEST
+from shoal.proto.v1.chat_pb2 import CONTEXT_POLICY_REFUSE as CONTEXT_POLICY_REFUSE
+from shoal.proto.v1.chat_pb2 import CONTEXT_POLICY_UNSPECIFIED as CONTEXT_POLICY_UNSPECIFIED
 from shoal.proto.v1.chat_pb2 import ChatRequest as ChatRequest
 from shoal.proto.v1.chat_pb2 import ChatResponse as ChatResponse
+from shoal.proto.v1.chat_pb2 import ContextPolicy as ContextPolicy
 from shoal.proto.v1.chat_pb2 import Message as Message
 from shoal.proto.v1.chat_pb2 import REASONING_EFFORT_HIGH as REASONING_EFFORT_HIGH
 from shoal.proto.v1.chat_pb2 import REASONING_EFFORT_LOW as REASONING_EFFORT_LOW
@@ -65,8 +69,12 @@ from shoal.proto.v1.models_pb2 import ListModelsResponse as ListModelsResponse
 from shoal.proto.v1.models_pb2 import Model as Model
 from shoal.proto.v1.models_pb2 import TokenizeRequest as TokenizeRequest
 from shoal.proto.v1.models_pb2 import TokenizeResponse as TokenizeResponse
+from shoal.proto.v1.sessions_pb2 import CreateSessionRequest as CreateSessionRequest
+from shoal.proto.v1.sessions_pb2 import CreateSessionResponse as CreateSessionResponse
 from shoal.proto.v1.sessions_pb2 import DeleteSessionRequest as DeleteSessionRequest
 from shoal.proto.v1.sessions_pb2 import DeleteSessionResponse as DeleteSessionResponse
+from shoal.proto.v1.sessions_pb2 import ForkSessionRequest as ForkSessionRequest
+from shoal.proto.v1.sessions_pb2 import ForkSessionResponse as ForkSessionResponse
 from shoal.proto.v1.sessions_pb2 import GetSessionRequest as GetSessionRequest
 from shoal.proto.v1.sessions_pb2 import GetSessionResponse as GetSessionResponse
 from shoal.proto.v1.sessions_pb2 import ListSessionsRequest as ListSessionsRequest

@@ -246,6 +246,16 @@ class SessionServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateSession = channel.unary_unary(
+                '/shoal.proto.v1.SessionService/CreateSession',
+                request_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.CreateSessionRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.CreateSessionResponse.FromString,
+                _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/shoal.proto.v1.SessionService/ForkSession',
+                request_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
         self.GetSession = channel.unary_unary(
                 '/shoal.proto.v1.SessionService/GetSession',
                 request_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
@@ -266,6 +276,20 @@ class SessionServiceStub:
 class SessionServiceServicer:
     """Conversations kept in Redis, owned by a tenant.
     """
+
+    def CreateSession(self, request, context):
+        """An empty session; ALREADY_EXISTS when the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """A session that begins with the turns of another one, token ids included, so that it renders identically.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
         """One session with its items; NOT_FOUND when absent, expired or another tenant's.
@@ -291,6 +315,16 @@ class SessionServiceServicer:
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSession,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.CreateSessionRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.CreateSessionResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.ForkSessionRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.ForkSessionResponse.SerializeToString,
+            ),
             'GetSession': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSession,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_sessions__pb2.GetSessionRequest.FromString,
@@ -317,6 +351,60 @@ def add_SessionServiceServicer_to_server(servicer, server):
 class SessionService:
     """Conversations kept in Redis, owned by a tenant.
     """
+
+    @staticmethod
+    def CreateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.proto.v1.SessionService/CreateSession',
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.CreateSessionRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.CreateSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.proto.v1.SessionService/ForkSession',
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_sessions__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetSession(request,

@@ -9,8 +9,12 @@ from shoal.proto.v1 import chat_pb2 as _chat_pb2
 from shoal.proto.v1 import generation_pb2 as _generation_pb2
 from shoal.proto.v1 import models_pb2 as _models_pb2
 from shoal.proto.v1 import sessions_pb2 as _sessions_pb2
+from shoal.proto.v1.chat_pb2 import CONTEXT_POLICY_DROP_OLDEST as CONTEXT_POLICY_DROP_OLDEST
+from shoal.proto.v1.chat_pb2 import CONTEXT_POLICY_REFUSE as CONTEXT_POLICY_REFUSE
+from shoal.proto.v1.chat_pb2 import CONTEXT_POLICY_UNSPECIFIED as CONTEXT_POLICY_UNSPECIFIED
 from shoal.proto.v1.chat_pb2 import ChatRequest as ChatRequest
 from shoal.proto.v1.chat_pb2 import ChatResponse as ChatResponse
+from shoal.proto.v1.chat_pb2 import ContextPolicy as ContextPolicy
 from shoal.proto.v1.chat_pb2 import Message as Message
 from shoal.proto.v1.chat_pb2 import REASONING_EFFORT_HIGH as REASONING_EFFORT_HIGH
 from shoal.proto.v1.chat_pb2 import REASONING_EFFORT_LOW as REASONING_EFFORT_LOW
@@ -70,8 +74,12 @@ from shoal.proto.v1.models_pb2 import ListModelsResponse as ListModelsResponse
 from shoal.proto.v1.models_pb2 import Model as Model
 from shoal.proto.v1.models_pb2 import TokenizeRequest as TokenizeRequest
 from shoal.proto.v1.models_pb2 import TokenizeResponse as TokenizeResponse
+from shoal.proto.v1.sessions_pb2 import CreateSessionRequest as CreateSessionRequest
+from shoal.proto.v1.sessions_pb2 import CreateSessionResponse as CreateSessionResponse
 from shoal.proto.v1.sessions_pb2 import DeleteSessionRequest as DeleteSessionRequest
 from shoal.proto.v1.sessions_pb2 import DeleteSessionResponse as DeleteSessionResponse
+from shoal.proto.v1.sessions_pb2 import ForkSessionRequest as ForkSessionRequest
+from shoal.proto.v1.sessions_pb2 import ForkSessionResponse as ForkSessionResponse
 from shoal.proto.v1.sessions_pb2 import GetSessionRequest as GetSessionRequest
 from shoal.proto.v1.sessions_pb2 import GetSessionResponse as GetSessionResponse
 from shoal.proto.v1.sessions_pb2 import ListSessionsRequest as ListSessionsRequest
@@ -172,6 +180,10 @@ class SessionServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
+    CreateSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.CreateSessionRequest, _sessions_pb2.CreateSessionResponse]
+    """An empty session; ALREADY_EXISTS when the name is taken."""
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]
+    """A session that begins with the turns of another one, token ids included, so that it renders identically."""
     GetSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.GetSessionResponse]
     """One session with its items; NOT_FOUND when absent, expired or another tenant's."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]
@@ -184,6 +196,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Conversations kept in Redis, owned by a tenant."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.CreateSessionRequest, _sessions_pb2.CreateSessionResponse]  # type: ignore[assignment]
+    """An empty session; ALREADY_EXISTS when the name is taken."""
+    ForkSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]  # type: ignore[assignment]
+    """A session that begins with the turns of another one, token ids included, so that it renders identically."""
     GetSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.GetSessionResponse]  # type: ignore[assignment]
     """One session with its items; NOT_FOUND when absent, expired or another tenant's."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]  # type: ignore[assignment]
@@ -193,6 +209,22 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Conversations kept in Redis, owned by a tenant."""
+
+    @_abc_1.abstractmethod
+    def CreateSession(
+        self,
+        request: _sessions_pb2.CreateSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.CreateSessionResponse, _abc.Awaitable[_sessions_pb2.CreateSessionResponse]]:
+        """An empty session; ALREADY_EXISTS when the name is taken."""
+
+    @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _sessions_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.ForkSessionResponse, _abc.Awaitable[_sessions_pb2.ForkSessionResponse]]:
+        """A session that begins with the turns of another one, token ids included, so that it renders identically."""
 
     @_abc_1.abstractmethod
     def GetSession(

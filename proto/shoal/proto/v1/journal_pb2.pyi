@@ -59,12 +59,18 @@ Global___KeptPiece: _TypeAlias = KeptPiece  # noqa: Y015
 
 @_typing.final
 class KeptMessage(_message.Message):
-    """A new message of a turn and its ids."""
+    """A message and its ids: new in a running request, or an item of a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     PIECE_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    WORK_ID_FIELD_NUMBER: _builtins.int
+    turn: _builtins.int
+    """In a session, the turn that it belongs to, from 0."""
+    work_id: _builtins.str
+    """In a session, our name for the request that brought it."""
     @_builtins.property
     def message(self) -> _chat_pb2.Message:
         """What is said."""
@@ -78,10 +84,12 @@ class KeptMessage(_message.Message):
         *,
         message: _chat_pb2.Message | None = ...,
         piece: Global___KeptPiece | None = ...,
+        turn: _builtins.int = ...,
+        work_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "piece", b"piece"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "piece", b"piece"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "piece", b"piece", "turn", b"turn", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,6 +206,7 @@ class JournalTokens(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     NUMERICS_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    TRIED_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     """Which continuation, from 0."""
     round: _builtins.int
@@ -214,6 +223,8 @@ class JournalTokens(_message.Message):
     """The numerics id that they were computed with."""
     attempt: _builtins.int
     """The attempt that wrote them."""
+    tried: _builtins.int
+    """Which of that attempt's tries to have them generated: it grows when a worker is lost."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The tokens."""
@@ -240,10 +251,11 @@ class JournalTokens(_message.Message):
         epoch: _builtins.int = ...,
         numerics_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        tried: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "choice", b"choice", "epoch", b"epoch", "finish", b"finish", "ids", b"ids", "logprobs", b"logprobs", "numerics_id", b"numerics_id", "offset", b"offset", "round", b"round", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "choice", b"choice", "epoch", b"epoch", "finish", b"finish", "ids", b"ids", "logprobs", b"logprobs", "numerics_id", b"numerics_id", "offset", b"offset", "round", b"round", "top_logprobs", b"top_logprobs", "tried", b"tried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import redis.asyncio
-
 from shoal.router.access.config import AccessConfig
 from shoal.router.access.guard import Guard
 from shoal.router.access.jwks import Jwks
@@ -13,9 +11,10 @@ from shoal.router.access.key_store import FileKeys, KeyStore, RedisKeys
 from shoal.router.access.keyring import Keyring
 from shoal.router.access.token import Tokens
 from shoal.router.errors import StartError
+from shoal.router.store.script import Client
 
 
-def build_guard(config: AccessConfig, client: redis.asyncio.Redis | None) -> Guard:
+def build_guard(config: AccessConfig, client: Client | None) -> Guard:
     """Raises StartError when nobody could ever be let in."""
     stores: list[KeyStore] = [FileKeys(config.keys_file)] if config.keys_file else []
     if config.keys_in_redis and client is not None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import redis.asyncio
+import redis
 
 from shoal.router.access.key import BadKeyError, Key
+from shoal.router.store.script import Client
 
 KEYS = "shoal:{keys}"
 """A Redis hash: id -> record. Its version is beside it, under the same hash tag, and rises with every change."""
@@ -96,7 +97,7 @@ class FileKeys:
 class RedisKeys:
     """One hash for all routers."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self._client: Any = client
         self._seen: bytes | None = None
 

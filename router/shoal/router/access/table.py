@@ -15,6 +15,8 @@ InferenceService/Chat               .          x      .         x     .       .
 InferenceService/Tokenize           .          x      .         x     x       .
 InferenceService/ListModels         .          x      x         x     x       x
 
+SessionService/CreateSession        .          x      .         x     .       .
+SessionService/ForkSession          .          x      .         x     .       .
 SessionService/GetSession           .          x      .         x     x       .
 SessionService/ListSessions         .          x      .         x     x       .
 SessionService/DeleteSession        .          x      .         x     .       .

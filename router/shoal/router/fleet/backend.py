@@ -88,6 +88,10 @@ class Tokens:
     cached_tokens: int = 0
     likeliest: tuple[pb.TopLogprobs, ...] = ()
     """One per id when asked for."""
+    attempt: int = 1
+    """The try that generated them: `Work.attempt` as the worker was told it."""
+    epoch: int = 0
+    """Version of membership and placement that computed them."""
     numerics_changed: bool = False
     """Whether a migration ended at a worker that computes other bits than those before it: an undisturbed run might
     have said something else from there on."""

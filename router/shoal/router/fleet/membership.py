@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import redis.asyncio
+import redis
 import structlog
 
 from shoal.router.fleet.pool import Member
+from shoal.router.store.script import Client
 from shoal.wire import registry
 from shoal.wire.registry import GroupEntry
 
@@ -36,7 +37,7 @@ def members_of(groups: Iterable[GroupEntry], fixed: Sequence[str], wanted_groups
     return list(members.values())
 
 
-async def read_groups(client: redis.asyncio.Redis) -> list[GroupEntry]:
+async def read_groups(client: Client) -> list[GroupEntry]:
     """All records of the registry; unreadable ones are reported and left out. Raises redis.RedisError, OSError."""
     asked: Any = client.smembers(registry.GROUPS_KEY)
     names = sorted(name.decode(errors="replace") for name in await asked)
@@ -76,7 +77,7 @@ class Membership:
         """Seconds since the registry was last read."""
         return self._clock() - self._read_at
 
-    async def watch(self, client: redis.asyncio.Redis, period: float) -> None:
+    async def watch(self, client: Client, period: float) -> None:
         """Read every `period` seconds, for ever."""
         away = False
         while True:

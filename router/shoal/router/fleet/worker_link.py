@@ -251,7 +251,7 @@ class WorkerLink:
         match message.WhichOneof("message"):
             case "step":
                 for output in message.step.outputs:
-                    self._deliver(output)
+                    self._deliver(output, message.step.epoch)
                 self._reported = message.step.running + message.step.waiting
                 self._own_at_report, self._kv_used = len(self._sequences), message.step.kv_used
             case "accepted":
@@ -272,7 +272,7 @@ class WorkerLink:
         sequence = self._sequences.get((request_id, choice))
         return sequence if sequence is not None and sequence.attempt == attempt else None
 
-    def _deliver(self, output: pb.SequenceOutput) -> None:
+    def _deliver(self, output: pb.SequenceOutput, epoch: int) -> None:
         if (sequence := self._find(output.request_id, output.choice, output.attempt)) is None:
             return
         if not sequence.accepted:
@@ -284,9 +284,18 @@ class WorkerLink:
             return
         sequence.next_offset += len(output.ids)
         sequence.over = output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED
-        ids, logprobs = tuple(output.ids), tuple(output.logprobs)
-        likeliest = tuple(output.top_logprobs)
-        sequence.inbox.put(Tokens(output.offset, ids, logprobs, output.finish, output.cached_tokens, likeliest))
+        sequence.inbox.put(
+            Tokens(
+                offset=output.offset,
+                ids=tuple(output.ids),
+                logprobs=tuple(output.logprobs),
+                finish=output.finish,
+                cached_tokens=output.cached_tokens,
+                likeliest=tuple(output.top_logprobs),
+                attempt=output.attempt,
+                epoch=epoch,
+            )
+        )
 
 
 def error_of(refused: pb.Refused, address: str) -> WireError:

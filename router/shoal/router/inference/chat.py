@@ -20,9 +20,12 @@ from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.message import ChatMessage, Rendered, Run, runs_of
 from shoal.router.inference.merge import merged
 from shoal.router.inference.opening import Opening, Openings
+from shoal.router.inference.record import chat_record
 from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
 from shoal.router.inference.turn import TurnReader
+from shoal.router.journal.keeper import Keeper, Kept
 from shoal.router.metrics import Metrics
+from shoal.router.sessions.reservation import Reservation
 from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import ToolCall, ToolOutput, ToolRunner, serves
 
@@ -51,6 +54,8 @@ class _Plan:
     opening: Opening
     facts: ModelFacts
     seed: int
+    reservation: Reservation | None
+    """The session's next turn is ours; None without a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Chat:
     openings: Openings
     metrics: Metrics
     settings: ChatSettings
+    keeper: Keeper
 
     async def events(self, request: api.ChatRequest, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
         """The events of the turn, each choice's in order. Raises WireError; closing it cancels what runs and stores
@@ -71,36 +77,43 @@ class Chat:
         count = request.n or 1
         if count > self.settings.max_choices:
             raise FieldError("n", f"is {count}, at most {self.settings.max_choices} are allowed")
-        opening = await self.openings.open(request, call.tenant)
-        facts = await self.backend.wait_ready()
-        plan = _Plan(request, call, opening, facts, seed_of(request.sampling))
-        first = [self._work(plan, choice) for choice in range(count)]  # what is wrong with the request shows here
-        self.metrics.tokens_in.inc(sum(len(run.ids) for run in first[0].prompt))
-        async with contextlib.aclosing(merged([self._choice(plan, work) for work in first])) as events:
-            async for event in events:
-                yield event
+        async with self.openings.reserved(request, call) as reservation:
+            opening = await self.openings.open(request, reservation.session if reservation is not None else None)
+            facts = await self.backend.wait_ready()
+            plan = _Plan(request, call, opening, facts, seed_of(request.sampling), reservation)
+            first = [self._work(plan, choice) for choice in range(count)]  # what is wrong with the request shows here
+            self.metrics.tokens_in.inc(sum(len(run.ids) for run in first[0].prompt))
+            record = chat_record(request, call, plan.seed, opening)
+            async with self.keeper.keeping(record, call.deadline.remaining) as kept:
+                choices = [self._choice(plan, work, kept) for work in first]
+                async with contextlib.aclosing(merged(choices)) as events:
+                    async for event in events:
+                        yield event
 
     async def prompt(self, request: api.ChatRequest, tenant: str) -> list[int]:
         """The ids that the model would read. Raises as `events`."""
         check_model(request.model, self.settings.model)
-        opening = await self.openings.open(request, tenant)
+        opening = await self.openings.open(request, await self.openings.look(request, tenant))
         return [token for piece in opening.prompt for token in piece.ids]
 
-    async def _choice(self, plan: _Plan, work: Work) -> AsyncGenerator[api.ChatResponse, None]:
+    async def _choice(self, plan: _Plan, work: Work, kept: Kept) -> AsyncGenerator[api.ChatResponse, None]:
         """The events of one choice: rounds of generation with calls of the server's tools between them."""
         request, call, opening = plan.request, plan.call, plan.opening
         reader = self._reader(plan, work)
         meter = self.metrics.meter(call.arrived, call.clock)
         tools = _ToolTime(self.settings, request)
+        numerics_id = ""
         while True:
             async with contextlib.aclosing(self.backend.submit(work)) as outputs:
                 async for output in outputs:
                     if isinstance(output, Accepted):
+                        numerics_id = output.numerics_id
                         if not tools.rounds:
-                            for event in self._started(plan, reader, output.worker_id):
+                            for event in self._started(plan, reader, output.worker_id, await kept.accepted()):
                                 yield event
                         continue
                     meter.tokens(len(output.ids))
+                    kept.add(output, choice=work.choice, round_=tools.rounds, numerics_id=numerics_id)
                     for event in reader.read(output):
                         yield event
                     if reader.finish is not None:
@@ -117,9 +130,8 @@ class Chat:
                 break
             work = next_work
         assert reader.finish is not None, "a backend's stream ends with a finish"
-        if request.session_id:
-            turn = opening.turn(reader.messages, call.work_id)
-            await self.openings.sessions().append(call.tenant, request.session_id, turn)
+        if plan.reservation is not None:
+            await plan.reservation.append(opening.turn(reader.messages, call.work_id))
         yield reader.event(done=reader.done())
 
     def _reader(self, plan: _Plan, work: Work) -> TurnReader:
@@ -138,13 +150,14 @@ class Chat:
         return reader
 
     @staticmethod
-    def _started(plan: _Plan, reader: TurnReader, worker: str) -> list[api.ChatResponse]:
+    def _started(plan: _Plan, reader: TurnReader, worker: str, resumable: bool) -> list[api.ChatResponse]:
         started = api.Started(
             request_id=plan.call.request_id,
             seed=plan.seed,
             session_id=plan.request.session_id,
             turn=plan.opening.number,
             worker=worker,
+            resumable=resumable,
         )
         warnings = [api.Warning(code="not_enforced", message=text) for text in plan.opening.warnings]
         return [reader.event(started=started), *(reader.event(warning=warning) for warning in warnings)]

@@ -23,8 +23,10 @@ from shoal.router.inference.demands import read_answer
 from shoal.router.inference.logprobs import logprobs_of
 from shoal.router.inference.merge import merged
 from shoal.router.inference.numbering import Numbering
+from shoal.router.inference.record import generate_record
 from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
 from shoal.router.inference.stop_text import StopText
+from shoal.router.journal.keeper import Keeper, Kept
 from shoal.router.metrics import Metrics
 from shoal.router.tokenizer import Detokenizer, Tokenizer
 
@@ -47,6 +49,7 @@ class Generator:
     max_choices: int
     model: str
     """What requests may call the model."""
+    keeper: Keeper
 
     async def events(self, request: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
         """The events of all choices, each choice's in order. Raises WireError; closing it cancels what runs."""
@@ -56,10 +59,12 @@ class Generator:
         facts = await self.backend.wait_ready()
         works = await self._works(request, call, facts, answer)
         self.metrics.tokens_in.inc(sum(len(run.ids) for run in works[0].prompt))
-        choices = [self._choice(work, request, call, warnings) for work in works]
-        async with contextlib.aclosing(merged(choices)) as events:
-            async for event in events:
-                yield event
+        record = generate_record(request, call, works[0].seed, works[0].prompt)
+        async with self.keeper.keeping(record, call.deadline.remaining) as kept:
+            choices = [self._choice(work, request, call, kept, warnings) for work in works]
+            async with contextlib.aclosing(merged(choices)) as events:
+                async for event in events:
+                    yield event
 
     @staticmethod
     async def _checked(request: api.GenerateRequest, answer: Language) -> tuple[str, ...]:
@@ -111,18 +116,22 @@ class Generator:
         return ids
 
     async def _choice(
-        self, work: Work, request: api.GenerateRequest, call: Call, warnings: Sequence[str]
+        self, work: Work, request: api.GenerateRequest, call: Call, kept: Kept, warnings: Sequence[str]
     ) -> AsyncGenerator[api.GenerateResponse, None]:
         """The events of one continuation."""
         state = _Continuation(self.tokenizer, work, list(request.limits.stop))
         meter = self.metrics.meter(call.arrived, call.clock)
+        numerics_id = ""
         async with contextlib.aclosing(self.backend.submit(work)) as outputs:
             async for output in outputs:
                 if isinstance(output, Accepted):
-                    for event in state.started(call.request_id, output.worker_id, warnings):
+                    numerics_id = output.numerics_id
+                    resumable = await kept.accepted()
+                    for event in state.started(call.request_id, output.worker_id, resumable, warnings):
                         yield event
                     continue
                 meter.tokens(len(output.ids))
+                kept.add(output, choice=work.choice, numerics_id=numerics_id)
                 for event in state.read(output):
                     yield event
                 if state.over:
@@ -141,8 +150,10 @@ class _Continuation:
         self._numerics_changed = False
         self.over = False
 
-    def started(self, request_id: str, worker: str, warnings: Sequence[str]) -> list[api.GenerateResponse]:
-        started = api.Started(request_id=request_id, seed=self._work.seed, worker=worker)
+    def started(
+        self, request_id: str, worker: str, resumable: bool, warnings: Sequence[str]
+    ) -> list[api.GenerateResponse]:
+        started = api.Started(request_id=request_id, seed=self._work.seed, worker=worker, resumable=resumable)
         told = [api.Warning(code="not_enforced", message=text) for text in warnings]
         return [self._event(started=started), *(self._event(warning=warning) for warning in told)]
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.call import Call
 from shoal.router.constraint.check import check_off_loop
 from shoal.router.constraint.rules import TurnRules
-from shoal.router.errors import FieldError, SessionsAwayError, TurnConflictError
+from shoal.router.errors import FieldError, SessionFullError, SessionsAwayError, TurnConflictError
 from shoal.router.harmony.message import ChatMessage, Rendered
 from shoal.router.harmony.render import Renderer, SystemSettings
 from shoal.router.inference.conversation import calls_of, effort_of, identity_of, read_messages, spoken
 from shoal.router.inference.demands import Demands, read_demands, tools_from_text, tools_to_text
 from shoal.router.inference.resolve import checked_name
-from shoal.router.sessions.store import Session, SessionStore, Turn
+from shoal.router.sessions.items import encode
+from shoal.router.sessions.reservation import Patience, Reservation, reserved
+from shoal.router.sessions.store import Session, SessionStore, StoredItem, Turn
 from shoal.router.tools.runner import Toolbox
 
 _LONG_PROMPT = 16_384  # characters; longer ones are rendered off the event loop
@@ -62,12 +66,33 @@ class Openings:
     """The date, YYYY-MM-DD."""
     parallel_calls: bool = False
     """Whether the model may call several functions in one turn where a request does not say."""
+    max_session_bytes: int = 0
+    """Most that a session's items may take; 0: any."""
+    patience: Patience = field(default_factory=Patience)
+    """Of turns that write to a session."""
 
-    async def open(self, request: api.ChatRequest, tenant: str) -> Opening:
-        """Raises FieldError for whatever is wrong with the request, TurnConflictError, SessionsAwayError."""
-        effort, ttl = effort_of(request), self._ttl(request)
+    @contextlib.asynccontextmanager
+    async def reserved(self, request: api.ChatRequest, call: Call) -> AsyncGenerator[Reservation | None, None]:
+        """The right to write the session's next turn, while inside; None for a request without a session.
+
+        Raises FieldError, TurnReservedError, TurnConflictError and SessionsAwayError.
+        """
+        if not self._names_session(request):
+            yield None
+            return
+        expected = request.expected_turn if request.HasField("expected_turn") else None
+        names = call.tenant, request.session_id, call.work_id
+        async with reserved(self.sessions(), *names, expected_turn=expected, patience=self.patience) as reservation:
+            yield reservation
+
+    async def look(self, request: api.ChatRequest, tenant: str) -> Session | None:
+        """The session as it is now, for who only looks. Raises FieldError and SessionsAwayError."""
+        return await self.sessions().load(tenant, request.session_id) if self._names_session(request) else None
+
+    async def open(self, request: api.ChatRequest, session: Session | None) -> Opening:
+        """Raises FieldError for whatever is wrong with the request, TurnConflictError and SessionFullError."""
+        effort, ttl = effort_of(request), self._ttl(request, session)
         self.toolbox.chosen(request.server_tools)  # a wrong name is refused before anything is read
-        session = await self._load(request, tenant)
         number = session.info.next_turn if session is not None else 0
         if request.HasField("expected_turn") and request.expected_turn != number:
             raise TurnConflictError(request.expected_turn, number)
@@ -89,6 +114,7 @@ class Openings:
             rendered, prompt = self._render(settings, history, new, demands)
         else:
             rendered, prompt = await asyncio.to_thread(self._render, settings, history, new, demands)
+        self._check_size(session, rendered)
         in_force = tools_to_text(tools, server_tools)
         return Opening(number, rendered, prompt, demands, (*lost, *warnings), settings.date, in_force, ttl)
 
@@ -108,6 +134,17 @@ class Openings:
             raise SessionsAwayError("this router has no Redis, so it keeps no sessions: leave session_id empty")
         return self.store
 
+    def _check_size(self, session: Session | None, new: Sequence[ChatMessage]) -> None:
+        """Raises SessionFullError when the new messages do not fit; an answer that was generated always does."""
+        if session is None or self.max_session_bytes <= 0:
+            return
+        adds = sum(len(encode(StoredItem(message, session.info.next_turn))) for message in new)
+        if session.info.bytes + adds > self.max_session_bytes:
+            raise SessionFullError(
+                f"session {session.info.session_id!r} has {session.info.bytes} bytes, {adds} more do not fit into "
+                f"{self.max_session_bytes}: fork it before an earlier turn, or begin another"
+            )
+
     def _render(
         self, settings: SystemSettings, history: Sequence[ChatMessage], new: Sequence[ChatMessage], demands: Demands
     ) -> tuple[tuple[ChatMessage, ...], tuple[Rendered, ...]]:
@@ -120,20 +157,21 @@ class Openings:
         said = spoken([*history, *rendered])
         return rendered, tuple(self.renderer.prompt(settings, said, demands.functions, demands.formats))
 
-    async def _load(self, request: api.ChatRequest, tenant: str) -> Session | None:
-        session_id = checked_name("session_id", request.session_id)
-        if not session_id:
+    @staticmethod
+    def _names_session(request: api.ChatRequest) -> bool:
+        """Whether it is a turn of a session. Raises FieldError."""
+        if not checked_name("session_id", request.session_id):
             for field in ("expected_turn", "session_ttl_seconds"):
                 if request.HasField(field):
                     raise FieldError(field, "has no meaning without session_id")
-            return None
+            return False
         if request.n > 1:
             raise FieldError("n", "must be 1 with a session_id: a conversation goes on from one answer")
-        return await self.sessions().load(tenant, session_id)
+        return True
 
-    def _ttl(self, request: api.ChatRequest) -> int:
+    def _ttl(self, request: api.ChatRequest, session: Session | None) -> int:
         if not request.HasField("session_ttl_seconds"):
-            return self.ttl_seconds
+            return session.info.ttl_seconds if session is not None else self.ttl_seconds
         if not 1 <= request.session_ttl_seconds <= self.max_ttl_seconds:
             raise FieldError("session_ttl_seconds", f"must be 1 to {self.max_ttl_seconds}")
         return request.session_ttl_seconds

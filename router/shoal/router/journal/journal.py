@@ -85,7 +85,7 @@ class Journal:
     async def append_all(self, batches: Iterable[tuple[Lease, Sequence[JournalTokens]]]) -> list[WireError | None]:
         """Keep tokens of many requests in one round trip; for each request None, or why its entries were refused:
 
-        TakenOverError     the attempt, or within it the epoch of the tokens, is not the latest
+        TakenOverError     the attempt is not the latest; or within it the owner's try, or within that the epoch
         JournalGapError    tokens before them, or some of them, are missing or known
         JournalFullError   the bound on a request's bytes is reached
         RequestOverError   the request ended
@@ -130,7 +130,6 @@ class Journal:
             owner=fields[b"owner"].decode(),
             state=state,
             outcome=fields.get(b"outcome", b"").decode(),
-            epoch=int(fields[b"epoch"]),
             orphaned=state == "running" and int(fields[b"lease_until"]) <= now,
             tokens=tokens,
             notes={
@@ -200,7 +199,7 @@ class Journal:
         over = entry.finish != SEQUENCE_FINISH_UNSPECIFIED
         lane = f"{entry.choice}.{entry.round}"
         raw = entry.SerializeToString()
-        numbers = (lease.attempt, entry.epoch, lane, entry.offset, len(entry.ids), int(over))
+        numbers = (lease.attempt, lane, entry.tried, entry.epoch, entry.offset, len(entry.ids), int(over))
         return [key, f"{key}:log"], (*numbers, raw, self._lease_ms, self.limits.most_bytes)
 
     async def _run_all(self, runs: Sequence[tuple[list[str], tuple[Argument, ...]]]) -> list[Any]:
@@ -229,9 +228,10 @@ def _refusal(lease: Lease, answer: Sequence[Any]) -> WireError | None:
         case b"stale_attempt":
             return TakenOverError(f"request {name!r} was taken over: attempt {lease.attempt} is not {int(answer[1])}")
         case b"stale_epoch":
-            return TakenOverError(f"request {name!r} has tokens of epoch {int(answer[1])}: older ones are refused")
+            tried, epoch = int(answer[1]), int(answer[2])
+            return TakenOverError(f"request {name!r} has tokens of try {tried}, epoch {epoch}: older ones are refused")
         case b"gap" | b"overlap":
-            return JournalGapError(f"request {name!r} has {int(answer[1])} tokens, which these do not follow")
+            return JournalGapError(name, int(answer[1]))
         case b"full":
             return JournalFullError(f"request {name!r} has as much in its journal as may be kept")
         case b"over":

@@ -33,8 +33,6 @@ class JournalView:
     state: State
     outcome: str
     """How it failed, in the writer's words; empty unless it did."""
-    epoch: int
-    """Of the latest tokens."""
     orphaned: bool
     """It runs, and its owner was not heard of for longer than its lease."""
     tokens: tuple[JournalTokens, ...]

@@ -8,6 +8,7 @@ generates the very same ones again, because the seed is part of the record.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -37,19 +38,18 @@ class Recording:
         self._recorder = recorder
         self._pending: list[JournalTokens] = []
         self._pending_tokens = 0
-        self._tasks: set[asyncio.Task[object]] = set()
 
     @property
     def taken_over(self) -> bool:
         """Another router goes on with the request: this one's stream is of no use any more."""
         return isinstance(self.problem, TakenOverError)
 
-    def add(self, output: Tokens, *, choice: int = 0, round_: int = 0, epoch: int = 0, numerics_id: str = "") -> None:
+    def add(self, output: Tokens, *, choice: int = 0, round_: int = 0, numerics_id: str = "") -> None:
         """Keep a worker's output. Returns at once; what joins the entry before it becomes part of that."""
         if self.problem is not None:
             return
         last = self._pending[-1] if self._pending else None
-        if last is not None and _joins(last, output, choice, round_, epoch):
+        if last is not None and _joins(last, output, choice, round_):
             last.ids.extend(output.ids)
             last.logprobs.extend(output.logprobs)
             last.top_logprobs.extend(output.likeliest)
@@ -59,7 +59,7 @@ class Recording:
             entry = JournalTokens(
                 choice=choice, round=round_, offset=output.offset, ids=output.ids, logprobs=output.logprobs,
                 top_logprobs=output.likeliest, finish=output.finish, cached_tokens=output.cached_tokens,
-                epoch=epoch, numerics_id=numerics_id,
+                epoch=output.epoch, tried=output.attempt, numerics_id=numerics_id,
             )  # fmt: skip
             self._pending.append(entry)
         self._pending_tokens += len(output.ids)
@@ -96,6 +96,13 @@ class Recording:
         except WireError as error:
             _log.info("journal_not_closed", work=self.lease.work_id, problem=error.reason)
 
+    async def leave(self) -> None:
+        """The request is left to whoever takes it over, at once. Never raises."""
+        self._recorder.forget(self)
+        with contextlib.suppress(WireError):
+            await self._recorder.flush(self)
+            await self._recorder.journal.release(self.lease)
+
 
 class Recorder:
     """All recordings of one router. `run` is its background task."""
@@ -129,11 +136,9 @@ class Recorder:
         """Store what is pending, again and again, and keep the leases of quiet requests; for ever."""
         patience = self.journal.limits.lease_seconds / 3
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._woken.wait()
-            except TimeoutError:
-                pass
             self._woken.clear()
             try:
                 await self._store(list(self._recordings))
@@ -195,10 +200,10 @@ class Recorder:
         _log.warning("journal_refused", work=recording.lease.work_id, reason=error.reason)
 
 
-def _joins(last: JournalTokens, output: Tokens, choice: int, round_: int, epoch: int) -> bool:
+def _joins(last: JournalTokens, output: Tokens, choice: int, round_: int) -> bool:
     """Whether the output goes on where the entry ends."""
     return (
-        (last.choice, last.round, last.epoch) == (choice, round_, epoch)
+        (last.choice, last.round, last.tried, last.epoch) == (choice, round_, output.attempt, output.epoch)
         and last.offset + len(last.ids) == output.offset
         and last.finish == SEQUENCE_FINISH_UNSPECIFIED
     )

@@ -1,7 +1,8 @@
 """The journal's scripts. Each answers an array that begins with a word.
 
-    {request} hash: record, attempt, owner, lease_until, state, outcome, epoch, bytes,
+    {request} hash: record, attempt, owner, lease_until, state, outcome, bytes,
                     at:C.R   tokens of round R of choice C so far
+                    by:C.R   who computed the latest of them: "attempt try epoch"
                     end:C.R  set once that round ended
                     note:N   a fact that was journaled before it was used
     {request}:log list: JournalTokens, in the order of their writing
@@ -37,32 +38,38 @@ if head[1] then
   return {'taken'}
 end
 redis.call('HSET', KEYS[1], 'record', ARGV[1], 'attempt', 1, 'owner', ARGV[2], 'lease_until', now() + ARGV[3],
-  'state', 'running', 'epoch', 0, 'bytes', 0)
+  'state', 'running', 'bytes', 0)
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {'accepted'}
 """
 )
 
-# KEYS: request, log. ARGV: attempt, epoch, lane "C.R", offset, count, 1 if the round ends, entry, lease ms, most bytes.
+# KEYS: request, log. ARGV: attempt, lane "C.R", try, epoch, offset, count, 1 if the round ends, entry, lease ms, most
+# bytes. Epochs are compared within one try, for the next may run in another group; tries within one attempt.
 APPEND = Script(
     _NOW
     + _FENCE
     + """
 if head[2] ~= 'running' then return {'over'} end
-local lane = ARGV[3]
-local found = redis.call('HMGET', KEYS[1], 'epoch', 'bytes', 'at:' .. lane, 'end:' .. lane)
-local epoch, offset, count = tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local at = tonumber(found[3] or '0')
-if epoch < tonumber(found[1]) then return {'stale_epoch', tonumber(found[1])} end
+local at_, by_, end_ = 'at:' .. ARGV[2], 'by:' .. ARGV[2], 'end:' .. ARGV[2]
+local found = redis.call('HMGET', KEYS[1], at_, by_, end_, 'bytes')
+local at, ended = tonumber(found[1] or '0'), found[3]
+local try, epoch, offset, count = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+if found[2] then
+  local a, t, e = string.match(found[2], '(%d+) (%d+) (%d+)')
+  if a == ARGV[1] and (try < tonumber(t) or (try == tonumber(t) and epoch < tonumber(e))) then
+    return {'stale_epoch', tonumber(t), tonumber(e)}
+  end
+end
 if offset > at then return {'gap', at} end
-redis.call('HSET', KEYS[1], 'lease_until', now() + ARGV[8], 'epoch', epoch)
-if offset + count <= at and (ARGV[6] == '0' or found[4]) then return {'known', at} end
-if offset < at or found[4] then return {'overlap', at} end
-local bytes = tonumber(found[2]) + #ARGV[7]
-if bytes > tonumber(ARGV[9]) then return {'full', at} end
-redis.call('HSET', KEYS[1], 'at:' .. lane, at + count, 'bytes', bytes)
-if ARGV[6] == '1' then redis.call('HSET', KEYS[1], 'end:' .. lane, 1) end
-if redis.call('RPUSH', KEYS[2], ARGV[7]) == 1 then
+redis.call('HSET', KEYS[1], 'lease_until', now() + ARGV[9])
+if offset + count <= at and (ARGV[7] == '0' or ended) then return {'known', at} end
+if offset < at or ended then return {'overlap', at} end
+local bytes = tonumber(found[4]) + #ARGV[8]
+if bytes > tonumber(ARGV[10]) then return {'full', at} end
+redis.call('HSET', KEYS[1], at_, at + count, 'bytes', bytes, by_, ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4])
+if ARGV[7] == '1' then redis.call('HSET', KEYS[1], end_, 1) end
+if redis.call('RPUSH', KEYS[2], ARGV[8]) == 1 then
   redis.call('PEXPIRE', KEYS[2], redis.call('PTTL', KEYS[1]))
 end
 return {'stored', at + count}
@@ -105,7 +112,7 @@ if ARGV[3] ~= '0' and ARGV[3] ~= head[1] then return {'stale_attempt', tonumber(
 local left = tonumber(head[3]) - now()
 if ARGV[4] == '1' and left > 0 then return {'held', left} end
 local attempt = tonumber(head[1]) + 1
-redis.call('HSET', KEYS[1], 'attempt', attempt, 'owner', ARGV[1], 'epoch', 0, 'lease_until', now() + ARGV[2])
+redis.call('HSET', KEYS[1], 'attempt', attempt, 'owner', ARGV[1], 'lease_until', now() + ARGV[2])
 return {'taken', attempt}
 """
 )
@@ -134,7 +141,7 @@ local fields = {}
 if ARGV[1] == '0' then
   fields = redis.call('HGETALL', KEYS[1])
 else
-  for _, name in ipairs({'attempt', 'owner', 'lease_until', 'state', 'outcome', 'epoch'}) do
+  for _, name in ipairs({'attempt', 'owner', 'lease_until', 'state', 'outcome'}) do
     local value = redis.call('HGET', KEYS[1], name)
     if value then table.insert(fields, name) table.insert(fields, value) end
   end

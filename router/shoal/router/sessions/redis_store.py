@@ -1,205 +1,164 @@
 """Sessions in Redis.
 
-    shoal:session:{tenant:session}         hash: next_turn, created_at, updated_at, ttl, date, writer, tools
-    shoal:session:{tenant:session}:items   list: one JSON object per message
+    shoal:session:{tenant:session}         hash, what is known of it
+    shoal:session:{tenant:session}:items   list, what was said: see `items.py`
+    shoal:session:{tenant:session}:lease   who writes the next turn
     shoal:sessions:{tenant}                sorted set: session names by the microsecond of their last turn
 
-Tenant and session are percent-encoded, so no name can reach another's key. The first two keys share a hash tag and are
-changed together by one script. The index is written after it, may lag or lose an entry, and is mended by the next turn
-and by reading it; nothing but listing depends on it.
+Tenant and session are percent-encoded, so no name can reach another's key. The first three keys share a hash tag and
+are changed together by one script (`scripts.py`). The index is written after them, may lag or lose an entry, and is
+mended by the next turn and by reading it; nothing but listing depends on it.
 """
 
 from __future__ import annotations
 
 import binascii
-import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from shoal.router.errors import FieldError, SessionExistsError, SessionsAwayError, TurnConflictError, TurnReservedError
+from shoal.router.sessions import scripts
+from shoal.router.sessions.items import decode, encode
+from shoal.router.sessions.store import NewSession, Session, SessionInfo, StoredItem, Turn
+from shoal.router.store.away import answering
+from shoal.router.store.connect import connect
+from shoal.router.store.keys import tagged
+from shoal.router.store.script import Argument, Client
 
-from shoal.router.errors import FieldError, SessionsAwayError, TurnConflictError
-from shoal.router.harmony.message import ChatMessage, Rendered
-from shoal.router.sessions.store import Session, SessionInfo, StoredItem, Turn
-
-_RETRY_AFTER_MS = 1_000
-
-# KEYS: hash, items. ARGV: expected turn, ttl, date, writer, tools, items... Returns {1, microseconds} or
-# {0, turn found}.
-# A writer that lost the answer may ask again: its turn is there already and that counts as stored.
-_APPEND = """
-local found = tonumber(redis.call('HGET', KEYS[1], 'next_turn') or '0')
-local expected = tonumber(ARGV[1])
-local time = redis.call('TIME')
-if found == expected + 1 and redis.call('HGET', KEYS[1], 'writer') == ARGV[4] then
-  return {1, redis.call('HGET', KEYS[1], 'updated_at')}
-end
-if found ~= expected then
-  return {0, found}
-end
-local now = string.format('%d%06d', time[1], time[2])
-if expected == 0 then
-  redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'created_at', now, 'date', ARGV[3])
-end
-redis.call('HSET', KEYS[1], 'next_turn', expected + 1, 'updated_at', now, 'ttl', ARGV[2], 'writer', ARGV[4])
-if ARGV[5] ~= '' then
-  redis.call('HSET', KEYS[1], 'tools', ARGV[5])
-end
-for i = 6, #ARGV do
-  redis.call('RPUSH', KEYS[2], ARGV[i])
-end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[2])
-return {1, now}
-"""
-
-# KEYS: index. ARGV: session, microseconds, ttl. The index lives as long as the longest-lived session in it.
-_INDEX = """
-redis.call('ZADD', KEYS[1], 'GT', ARGV[2], ARGV[1])
-if redis.call('TTL', KEYS[1]) < tonumber(ARGV[3]) then
-  redis.call('EXPIRE', KEYS[1], ARGV[3])
-end
-"""
-
-# KEYS: index. ARGV: session, microseconds. Forgets a session that is gone, unless it came back meanwhile.
-_FORGET = """
-if redis.call('ZSCORE', KEYS[1], ARGV[1]) == ARGV[2] then
-  redis.call('ZREM', KEYS[1], ARGV[1])
-end
-"""
-
-
-def connect(url: str) -> redis.asyncio.Redis:
-    """A client that gives up in about a second instead of making a request wait; connects when first used."""
-    retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 2)
-    return redis.asyncio.Redis.from_url(url, socket_timeout=2.0, socket_connect_timeout=1.0, retry=retry)
+__all__ = ["RedisSessions", "connect", "index_key", "session_key"]
 
 
 def session_key(tenant: str, session_id: str) -> str:
-    """Key of a session's hash.
-
-    >>> session_key("a:b", "x}y")
-    'shoal:session:{a%3Ab:x%7Dy}'
-    """
-    return f"shoal:session:{{{quote(tenant, safe='')}:{quote(session_id, safe='')}}}"
+    """Key of a session's hash."""
+    return tagged("session", tenant, session_id)
 
 
 def index_key(tenant: str) -> str:
     """Key of a tenant's index."""
-    return f"shoal:sessions:{{{quote(tenant, safe='')}}}"
+    return tagged("sessions", tenant)
 
 
 class RedisSessions:
     """A `SessionStore` over one client."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._append = client.register_script(_APPEND)
-        self._index = client.register_script(_INDEX)
-        self._forget = client.register_script(_FORGET)
 
     async def load(self, tenant: str, session_id: str) -> Session | None:
         """See `SessionStore`."""
         key = session_key(tenant, session_id)
-        async with _answering():
-            pipeline: Any = self._client.pipeline(transaction=True)
-            fields, raw_items, ttl = await pipeline.hgetall(key).lrange(f"{key}:items", 0, -1).ttl(key).execute()
-        if not fields:
-            return None
-        return Session(_info(session_id, fields, ttl), tuple(_decode(raw) for raw in raw_items))
+        async with answering("sessions"):
+            found = await scripts.LOAD.run(self._client, [key, f"{key}:items"], [])
+        return _session(session_id, *found)
+
+    async def reserve(
+        self, tenant: str, session_id: str, writer: str, lease_seconds: float, expected_turn: int | None = None
+    ) -> Session | None:
+        """See `SessionStore`."""
+        expected = -1 if expected_turn is None else expected_turn
+        arguments = (writer, int(lease_seconds * 1000), expected)
+        async with answering("sessions"):
+            word, *rest = await scripts.RESERVE.run(self._client, _keys(tenant, session_id), arguments)
+        if word == b"conflict":
+            raise TurnConflictError(expected, int(rest[0]))
+        if word == b"reserved":
+            raise TurnReservedError(session_id, retry_after_ms=max(1, int(rest[0])))
+        return _session(session_id, *rest)
+
+    async def hold(self, tenant: str, session_id: str, writer: str, lease_seconds: float) -> bool:
+        """See `SessionStore`."""
+        lease = _keys(tenant, session_id)[2]
+        async with answering("sessions"):
+            held = await scripts.HOLD.run(self._client, [lease], (writer, int(lease_seconds * 1000)))
+        return bool(held)
 
     async def append(self, tenant: str, session_id: str, turn: Turn) -> None:
         """See `SessionStore`."""
-        key = session_key(tenant, session_id)
-        items = [_encode(StoredItem(message, turn.number)) for message in turn.items]
-        arguments: list[int | str | bytes] = [
-            turn.number,
-            turn.ttl_seconds,
-            turn.date,
-            turn.writer,
-            turn.tools,
-            *items,
-        ]
-        async with _answering():
-            stored, value = await self._append(keys=[key, f"{key}:items"], args=arguments)
+        items = [encode(StoredItem(message, turn.number, turn.writer)) for message in turn.items]
+        arguments: list[Argument] = [turn.number, turn.ttl_seconds, turn.date, turn.writer, turn.tools, *items]
+        async with answering("sessions"):
+            stored, value = await scripts.APPEND.run(self._client, _keys(tenant, session_id), arguments)
         if not stored:
             raise TurnConflictError(turn.number, int(value))
-        member = quote(session_id, safe="")
-        try:
-            async with _answering():
-                await self._index(keys=[index_key(tenant)], args=[member, value, turn.ttl_seconds])
-        except SessionsAwayError:
-            pass  # the turn itself is stored; the next one mends the index
+        await self._enter(tenant, session_id, value, turn.ttl_seconds)
+
+    async def create(self, tenant: str, session_id: str, new: NewSession) -> None:
+        """See `SessionStore`."""
+        arguments: list[Argument] = [new.next_turn, new.ttl_seconds, new.date, new.writer, new.tools]
+        arguments += [encode(item) for item in new.items]
+        async with answering("sessions"):
+            created, *rest = await scripts.CREATE.run(self._client, _keys(tenant, session_id), arguments)
+        if not created:
+            raise SessionExistsError(f"there is a session {session_id!r} already")
+        await self._enter(tenant, session_id, rest[0], new.ttl_seconds)
 
     async def page(self, tenant: str, limit: int, token: str) -> tuple[Sequence[SessionInfo], str]:
         """See `SessionStore`. Sessions that expired are left out and forgotten, so a page may be short."""
         below = _read_token(token)
-        async with _answering():
+        index = index_key(tenant)
+        async with answering("sessions"):
             found: Any = await self._client.zrevrangebyscore(
-                index_key(tenant), below, "-inf", start=0, num=limit + 1, withscores=True
+                index, below, "-inf", start=0, num=limit + 1, withscores=True
             )
             shown = [(unquote(member.decode()), score) for member, score in found[:limit]]
             pipeline: Any = self._client.pipeline(transaction=False)
             for session_id, _ in shown:
                 key = session_key(tenant, session_id)
                 pipeline.hgetall(key).ttl(key)
-            answers = await pipeline.execute()
+            answers = await pipeline.execute() if shown else []
             infos = []
             for (session_id, score), fields, ttl in zip(shown, answers[::2], answers[1::2], strict=True):
                 if fields:
                     infos.append(_info(session_id, fields, ttl))
                 else:
-                    await self._forget(keys=[index_key(tenant)], args=[quote(session_id, safe=""), f"{score:.0f}"])
+                    arguments = (quote(session_id, safe=""), f"{score:.0f}")
+                    await scripts.FORGET.run(self._client, [index], arguments)
         return infos, _write_token(shown[-1][1]) if len(found) > limit else ""
 
     async def delete(self, tenant: str, session_id: str) -> bool:
         """See `SessionStore`."""
-        key = session_key(tenant, session_id)
-        async with _answering():
-            removed: int = await self._client.delete(key, f"{key}:items")
+        async with answering("sessions"):
+            removed: int = await scripts.DELETE.run(self._client, _keys(tenant, session_id), [])
             await self._client.zrem(index_key(tenant), quote(session_id, safe=""))
         return removed > 0
 
+    async def _enter(self, tenant: str, session_id: str, microseconds: bytes, ttl_seconds: int) -> None:
+        """Into the tenant's index. The session itself is stored already; if this fails its next turn mends it."""
+        try:
+            async with answering("sessions"):
+                arguments = (quote(session_id, safe=""), microseconds, ttl_seconds)
+                await scripts.INDEX.run(self._client, [index_key(tenant)], arguments)
+        except SessionsAwayError:
+            pass
 
-@asynccontextmanager
-async def _answering() -> AsyncGenerator[None, None]:
-    """Turns whatever the client raises into SessionsAwayError."""
-    try:
-        yield
-    except (redis.RedisError, OSError) as error:
-        kind = type(error).__name__
-        raise SessionsAwayError(f"sessions cannot be reached ({kind})", retry_after_ms=_RETRY_AFTER_MS) from error
+
+def _keys(tenant: str, session_id: str) -> list[str]:
+    key = session_key(tenant, session_id)
+    return [key, f"{key}:items", f"{key}:lease"]
+
+
+def _session(session_id: str, listed: list[bytes], raw_items: list[bytes], ttl: int) -> Session | None:
+    if not listed:
+        return None
+    fields = dict(zip(listed[::2], listed[1::2], strict=True))
+    return Session(_info(session_id, fields, ttl), tuple(decode(raw) for raw in raw_items))
 
 
 def _info(session_id: str, fields: dict[bytes, bytes], ttl: int) -> SessionInfo:
-    created, updated = int(fields[b"created_at"]) / 1e6, int(fields[b"updated_at"]) / 1e6
-    date, tools = fields[b"date"].decode(), fields.get(b"tools", b"").decode()
-    return SessionInfo(session_id, int(fields[b"next_turn"]), created, updated, max(0, ttl), date, tools)
-
-
-def _encode(item: StoredItem) -> bytes:
-    message = item.message
-    assert message.rendered is not None, "only rendered messages are stored"
-    fields: dict[str, Any] = {name: getattr(message, name) for name in _TEXT_FIELDS if getattr(message, name)}
-    rendered = message.rendered
-    fields |= {"turn": item.turn, "ids": rendered.ids, "generated": [rendered.first, rendered.last]}
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-_TEXT_FIELDS = ("role", "content", "channel", "recipient", "name", "call_id", "content_type")
-
-
-def _decode(raw: bytes) -> StoredItem:
-    fields = json.loads(raw)
-    text = {name: fields[name] for name in _TEXT_FIELDS if name in fields}
-    rendered = Rendered(tuple(fields["ids"]), *fields["generated"])
-    return StoredItem(ChatMessage(**{"content": "", **text}, rendered=rendered), fields["turn"])
+    return SessionInfo(
+        session_id=session_id,
+        next_turn=int(fields[b"next_turn"]),
+        created_at=int(fields[b"created_at"]) / 1e6,
+        updated_at=int(fields[b"updated_at"]) / 1e6,
+        expires_in=max(0, ttl),
+        date=fields[b"date"].decode(),
+        tools=fields.get(b"tools", b"").decode(),
+        ttl_seconds=int(fields[b"ttl"]),
+        writer=fields[b"writer"].decode(),
+        bytes=int(fields[b"bytes"]),
+    )
 
 
 def _write_token(score: float) -> str:

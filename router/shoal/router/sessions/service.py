@@ -1,6 +1,10 @@
-"""Sessions as clients see them: get, list, delete."""
+"""Sessions as clients see them: create, get, list, fork, delete."""
 
 from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc.aio
 
@@ -10,18 +14,70 @@ from shoal.router.access.caller import current_caller
 from shoal.router.errors import FieldError, SessionAbsentError, SessionsAwayError
 from shoal.router.inference.conversation import to_message
 from shoal.router.inference.resolve import checked_name
-from shoal.router.sessions.store import SessionInfo, SessionStore, StoredItem
+from shoal.router.journal.journal import Journal
+from shoal.router.sessions.store import NewSession, SessionInfo, SessionStore, StoredItem
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How sessions are made."""
+
+    ttl_seconds: int
+    """How long an idle session is kept when nobody says."""
+    max_ttl_seconds: int
+    """The longest that a request may ask for."""
+    today: Callable[[], str]
+    """The date, YYYY-MM-DD."""
+
+    def ttl(self, field: str, asked: int) -> int:
+        """What was asked for, or FieldError."""
+        if not 1 <= asked <= self.max_ttl_seconds:
+            raise FieldError(field, f"must be 1 to {self.max_ttl_seconds}")
+        return asked
+
+
 class SessionService(SessionServiceServicer):
     """Thin: checks the request, asks the store, answers. Errors are translated by the interceptor."""
 
-    def __init__(self, store: SessionStore | None) -> None:
-        """`store` is None when this router has no Redis."""
-        self._store = store
+    def __init__(self, store: SessionStore | None, settings: SessionSettings, journal: Journal | None = None) -> None:
+        """`store` and `journal` are None when this router has no Redis."""
+        self._store, self._settings, self._journal = store, settings, journal
+
+    async def CreateSession(  # noqa: N802  # the generated base class names it
+        self, request: api.CreateSessionRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> api.CreateSessionResponse:
+        """An empty session."""
+        given = request.HasField("ttl_seconds")
+        ttl = self._settings.ttl("ttl_seconds", request.ttl_seconds) if given else self._settings.ttl_seconds
+        new = NewSession(ttl, writer=secrets.token_hex(8), date=self._settings.today())
+        return api.CreateSessionResponse(session=await self._create("session_id", request.session_id, new))
+
+    async def ForkSession(  # noqa: N802  # the generated base class names it
+        self, request: api.ForkSessionRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> api.ForkSessionResponse:
+        """A session that begins with the turns of another."""
+        name = _name(request.session_id)
+        source = await self._sessions().load(current_caller().tenant, name)
+        if source is None:
+            raise SessionAbsentError(f"there is no session {name!r}")
+        before = request.before_turn if request.HasField("before_turn") else source.info.next_turn
+        if before > source.info.next_turn:
+            raise FieldError("before_turn", f"is {before}, but the session is at turn {source.info.next_turn}")
+        given = request.HasField("ttl_seconds")
+        ttl = self._settings.ttl("ttl_seconds", request.ttl_seconds) if given else source.info.ttl_seconds
+        new = NewSession(
+            ttl_seconds=ttl,
+            writer=secrets.token_hex(8),
+            date=source.info.date,
+            next_turn=before,
+            items=tuple(item for item in source.items if item.turn < before),
+            tools=source.info.tools,
+        )
+        made = await self._create("new_session_id", request.new_session_id, new)
+        return api.ForkSessionResponse(session=made)
 
     async def GetSession(  # noqa: N802  # the generated base class names it
         self, request: api.GetSessionRequest, context: grpc.aio.ServicerContext[object, object]
@@ -47,10 +103,22 @@ class SessionService(SessionServiceServicer):
         self, request: api.DeleteSessionRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> api.DeleteSessionResponse:
         """Remove one session."""
-        name = _name(request.session_id)
-        if not await self._sessions().delete(current_caller().tenant, name):
+        name, tenant = _name(request.session_id), current_caller().tenant
+        session = await self._sessions().load(tenant, name)
+        if session is None or not await self._sessions().delete(tenant, name):
             raise SessionAbsentError(f"there is no session {name!r}")
+        if self._journal is not None:  # what its turns said is in there for a while
+            for work_id in {item.writer for item in session.items}:
+                await self._journal.forget(tenant, work_id)
         return api.DeleteSessionResponse()
+
+    async def _create(self, field: str, given: str, new: NewSession) -> api.SessionInfo:
+        name, tenant = checked_name(field, given) or f"session-{secrets.token_hex(12)}", current_caller().tenant
+        await self._sessions().create(tenant, name, new)
+        made = await self._sessions().load(tenant, name)
+        if made is None:
+            raise SessionAbsentError(f"session {name!r} was deleted at once")
+        return _info(made.info)
 
     def _sessions(self) -> SessionStore:
         if self._store is None:
@@ -71,6 +139,7 @@ def _info(info: SessionInfo) -> api.SessionInfo:
         created_at=info.created_at,
         updated_at=info.updated_at,
         expires_in_seconds=info.expires_in,
+        bytes=info.bytes,
     )
 
 

@@ -15,6 +15,8 @@ class StoredItem:
 
     message: ChatMessage
     turn: int
+    writer: str = ""
+    """Our name for the request that brought it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,12 @@ class SessionInfo:
     """Day the conversation began, YYYY-MM-DD, as its system message says."""
     tools: str = ""
     """Functions that the caller runs, as `Turn.tools` gave them."""
+    ttl_seconds: int = 0
+    """How long it is kept after a turn that does not say."""
+    writer: str = ""
+    """Our name for the request that brought the latest turn."""
+    bytes: int = 0
+    """What its items take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,20 @@ class Turn:
     """Functions that the caller runs, in words of the inference's own; empty: those of earlier turns stay."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """What a session begins with."""
+
+    ttl_seconds: int
+    writer: str
+    """Names who makes it: the same call made twice counts once."""
+    date: str
+    next_turn: int = 0
+    items: tuple[StoredItem, ...] = ()
+    """With ids, and turns before `next_turn`."""
+    tools: str = ""
+
+
 class SessionStore(Protocol):
     """Conversations by tenant and name. Every method raises SessionsAwayError when the store does not answer.
 
@@ -66,10 +88,30 @@ class SessionStore(Protocol):
         """The session, or None when it was never made, expired or was deleted. Does not prolong its life."""
         ...
 
+    async def reserve(
+        self, tenant: str, session_id: str, writer: str, lease_seconds: float, expected_turn: int | None = None
+    ) -> Session | None:
+        """`load`, and nobody but `writer` may append for as long as it holds the lease: so of two who begin a turn the
+        second is told at once.
+
+        Raises TurnReservedError, and TurnConflictError unless `expected_turn` comes next or the latest turn is the
+        writer's own.
+        """
+        ...
+
+    async def hold(self, tenant: str, session_id: str, writer: str, lease_seconds: float) -> bool:
+        """Keep the lease for another `lease_seconds`; 0 gives it back. False when it is the writer's no more."""
+        ...
+
+    async def create(self, tenant: str, session_id: str, new: NewSession) -> None:
+        """Make a session. Raises SessionExistsError."""
+        ...
+
     async def append(self, tenant: str, session_id: str, turn: Turn) -> None:
         """Store a turn, all of it or nothing, if it is the one that comes next; turn 0 makes the session.
 
-        Raises TurnConflictError otherwise. When it returns, the turn is stored and the session's life prolonged.
+        Raises TurnConflictError otherwise, and when somebody else reserved the turn. When it returns, the turn is
+        stored, the session's life prolonged and the writer's lease given back.
         """
         ...
 

@@ -1,0 +1,51 @@
+"""Everything of a router that lives in Redis, put together; without a URL all of it is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+
+from shoal.router.config import RouterConfig
+from shoal.router.errors import StartError
+from shoal.router.http.responses.records import Records
+from shoal.router.journal.journal import Journal
+from shoal.router.journal.keeper import Keeper
+from shoal.router.journal.lease import JournalLimits
+from shoal.router.journal.recorder import Recorder
+from shoal.router.sessions.redis_store import RedisSessions
+from shoal.router.store.connect import RedisUrlError, connect
+from shoal.router.store.script import Client
+
+
+class RedisParts:
+    """The client and what stands on it."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        """Connects later, when first used. Raises StartError for a URL that cannot be used."""
+        self.client: Client | None = None
+        self.sessions: RedisSessions | None = None
+        self.records: Records | None = None
+        self.journal: Journal | None = None
+        self.recorder: Recorder | None = None
+        if config.redis_url:
+            try:
+                self.client = connect(config.redis_url)
+            except RedisUrlError as error:
+                raise StartError(f"router.redis_url: {error}") from error
+            self.sessions = RedisSessions(self.client)
+            self.records = Records(self.client, config.session_ttl_seconds)
+            if config.journal_seconds > 0:
+                self.journal = Journal(self.client, JournalLimits(keep_seconds=config.journal_seconds))
+                self.recorder = Recorder(self.journal)
+        self.keeper = Keeper(self.recorder, config.router_id)
+
+    def start(self, keep_running: Callable[[str, Coroutine[None, None, None]], None]) -> None:
+        """Begin what runs in the background."""
+        if self.recorder is not None:
+            keep_running("journal", self.recorder.run())
+
+    async def close(self) -> None:
+        """Let go of what others may take over, and of the connections."""
+        if self.recorder is not None:
+            await self.recorder.close()
+        if self.client is not None:
+            await self.client.aclose()
