@@ -141,7 +141,7 @@ class RouterConfig:
             try:
                 check(self.redis_url)
             except RedisUrlError as error:
-                raise StartError(f"router.redis_url cannot be used: {error}") from error
+                raise StartError(f"router.redis_url must be a URL that can be used: {error}") from error
         for address in self.workers:
             host, colon, port = address.rpartition(":")
             valid = bool(host) and bool(colon) and port.isdigit() and 0 < int(port) < 65536
