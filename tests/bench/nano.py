@@ -37,6 +37,7 @@ def through_cluster(examples: Sequence[Example], ep_size: int) -> list[Answer]:
             "cluster.ep_size": ep_size,
             "cluster.state_dir": state,
             "router.port": 0,
+            "router.http_port": -1,
             "router.metrics_port": 0,
             "worker.kv_tokens": 16384,
         }

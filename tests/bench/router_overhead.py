@@ -99,7 +99,14 @@ def _serve(path: str, pipe: Any) -> None:
 @contextmanager
 def _router(path: Path, worker: str) -> Iterator[str]:
     """A router in a process of its own that knows the one worker; its address."""
-    config = {"model_dir": str(path), "port": 0, "metrics_port": -1, "workers": [worker], "log_level": "warning"}
+    config = {
+        "model_dir": str(path),
+        "port": 0,
+        "http_port": -1,
+        "metrics_port": -1,
+        "workers": [worker],
+        "log_level": "warning",
+    }
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(json.dumps(config))
         file.flush()

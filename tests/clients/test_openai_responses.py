@@ -183,7 +183,7 @@ def test_an_answer_cut_short_is_incomplete(stage: Stage, client: openai.OpenAI) 
 
 
 def test_background_work_goes_on_without_its_client(stage: Stage, client: openai.OpenAI) -> None:
-    """Queued at once, completed when read again; a stream is a different thing."""
+    """Queued at once, completed when read again."""
     stage.says(answer("Blue."), pause=0.002)
     response = client.responses.create(model=stage.model, input="?", background=True)
     assert response.status == "queued"
@@ -193,6 +193,85 @@ def test_background_work_goes_on_without_its_client(stage: Stage, client: openai
         response = client.responses.retrieve(response.id)
 
     assert response.output_text == "Blue."
+
+
+def test_background_work_can_be_followed(stage: Stage, client: openai.OpenAI) -> None:
+    """As a stream that one may leave and come back to, at any place, also when all is over."""
+    stage.says(answer("Blue as the deep sea.", thought="sky"), pause=0.002)
+    stream = client.responses.create(model=stage.model, input="?", background=True, stream=True)
+    heard = [event for event, _ in zip(stream, range(5), strict=False)]
+    stream.close()
+    created = heard[0]
+    assert created.type == "response.created"
+    name = created.response.id
+    heard += client.responses.retrieve(name, stream=True, starting_after=heard[-1].sequence_number)
+
+    assert [event.sequence_number for event in heard] == list(range(len(heard)))
+    assert "Blue as the deep sea." == "".join(e.delta for e in heard if e.type == "response.output_text.delta")
+    last = heard[-1]
+    assert last.type == "response.completed"
+    assert last.response == client.responses.retrieve(name)
+    assert list(client.responses.retrieve(name, stream=True)) == heard
+
+
+def test_cancelled_background_work_ends_its_stream(stage: Stage, client: openai.OpenAI) -> None:
+    """Whoever follows it hears of the end."""
+    stage.does(doing(Say((1,)), Hang()))
+    stream = client.responses.create(model=stage.model, input="?", background=True, stream=True)
+    events = iter(stream)
+    created = next(events)
+    assert created.type == "response.created"
+    client.responses.cancel(created.response.id)
+    *_, last = events
+
+    assert last.type == "response.incomplete"
+    assert last.response.status == "cancelled"
+
+
+def test_only_what_was_to_be_streamed_can_be(stage: Stage, client: openai.OpenAI) -> None:
+    """The events of other responses are not kept."""
+    stage.says(answer("Blue."))
+    made = client.responses.create(model=stage.model, input="?")
+    with pytest.raises(openai.BadRequestError, match="background") as error:
+        client.responses.retrieve(made.id, stream=True)
+    assert error.value.param == "stream"
+
+
+def test_input_is_listed_page_by_page(stage: Stage, client: openai.OpenAI) -> None:
+    """In either order; the client's own paging finds all of it."""
+    stage.says(answer("x"))
+    said: Any = [{"role": "user", "content": str(i)} for i in range(5)]
+    made = client.responses.create(model=stage.model, input=said)
+    first = client.responses.input_items.list(made.id, limit=2)
+    assert first.has_more
+    assert len(first.data) == 2
+
+    def texts(order: Any) -> list[str]:
+        pages = client.responses.input_items.list(made.id, limit=2, order=order)
+        return [
+            item.content[0].text for item in pages if item.type == "message" and item.content[0].type == "input_text"
+        ]
+
+    assert texts("asc") == ["0", "1", "2", "3", "4"]
+    assert texts("desc") == ["4", "3", "2", "1", "0"]
+    with pytest.raises(openai.BadRequestError, match="limit|integer"):
+        client.responses.input_items.list(made.id, limit=1000)
+
+
+def test_items_can_be_referred_to(stage: Stage, client: openai.OpenAI) -> None:
+    """By the names that they have in the output and in the list of the input."""
+    stage.says(answer("Blue.", thought="sky"))
+    made = client.responses.create(model=stage.model, input="Which colour?")
+    (asked,) = client.responses.input_items.list(made.id)
+    assert asked.id is not None
+    names = [asked.id, *(item.id for item in made.output if item.type in ("message", "reasoning") and item.id)]
+    again: Any = [*({"type": "item_reference", "id": name} for name in names), {"role": "user", "content": "Sure?"}]
+    client.responses.create(model=stage.model, input=again)
+
+    said = "user<|message|>Which colour?<|end|><|start|>assistant<|channel|>final<|message|>Blue.<|end|>"
+    assert said + "<|start|>user<|message|>Sure?<|end|>" in stage.prompt()
+    with pytest.raises(openai.NotFoundError, match="msg_nowhere"):
+        client.responses.create(model=stage.model, input=[{"type": "item_reference", "id": "msg_nowhere"}])
 
 
 def test_background_work_can_be_cancelled(stage: Stage, client: openai.OpenAI) -> None:

@@ -135,6 +135,7 @@ def test_router_and_chat_run_without_torch_and_ray(tmp_path: Path, tiny_model: P
     ready = tmp_path / "ready.json"
     settings = [
         "router.port=0",
+        "router.http_port=0",
         "router.metrics_port=-1",
         "router.worker_wait_seconds=0.1",
         f"router.ready_file={ready}",

@@ -49,7 +49,13 @@ class Served:
         self.state_dir = state_dir
         state_dir.mkdir(parents=True, exist_ok=True)
         self.log = state_dir / "serve.log"
-        settings = ["worker.kv_tokens=8192", "router.metrics_port=0", "cluster.log_level=debug", "worker.threads=1"]
+        settings = [
+            "worker.kv_tokens=8192",
+            "router.http_port=0",
+            "router.metrics_port=0",
+            "cluster.log_level=debug",
+            "worker.threads=1",
+        ]
         self._environment = environment(**more_environment)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -71,7 +71,13 @@ async def start_router(model_dir: Path, tokenizer: Tokenizer) -> AsyncIterator[S
     async with AsyncExitStack() as stack:
 
         async def start(tools: Sequence[ToolRunner] = (), **settings: Any) -> Front:
-            defaults = {"model_dir": str(model_dir), "port": 0, "metrics_port": -1, "worker_wait_seconds": 2.0}
+            defaults = {
+                "model_dir": str(model_dir),
+                "port": 0,
+                "http_port": -1,
+                "metrics_port": -1,
+                "worker_wait_seconds": 2.0,
+            }
             router = Router(RouterConfig(**{**defaults, **settings}), tokenizer, tools)
             stack.push_async_callback(router.stop, 0)
             listening = await router.start()

@@ -179,15 +179,24 @@ async def test_a_taken_port_is_a_clear_error(start_router: StartRouter, model_di
     """Two routers on one port: the second says which setting is in the way, and leaves nothing running."""
     front = await start_router()
     port = int(front.listening.address.rpartition(":")[2])
-    config = RouterConfig(model_dir=str(model_dir), port=port, metrics_port=-1)
+    config = RouterConfig(model_dir=str(model_dir), port=port, http_port=-1, metrics_port=-1)
     with pytest.raises(StartError, match=rf"router\.port.*{port}"):
+        await run(config)
+
+
+async def test_a_taken_http_port_is_told_by_its_name(start_router: StartRouter, model_dir: Path) -> None:
+    """Not as the gRPC port, which was free."""
+    front = await start_router(http_port=0)
+    port = int(front.listening.http.rpartition(":")[2])
+    config = RouterConfig(model_dir=str(model_dir), port=0, http_port=port, metrics_port=-1)
+    with pytest.raises(StartError, match=r"router\.http_port: .*0 takes a free one"):
         await run(config)
 
 
 async def test_run_serves_until_told_to_stop(model_dir: Path) -> None:
     """`run` tells where it listens and returns once its event is set."""
     stop, heard = asyncio.Event(), asyncio.Queue[Listening]()
-    config = RouterConfig(model_dir=str(model_dir), port=0, metrics_port=-1)
+    config = RouterConfig(model_dir=str(model_dir), port=0, http_port=-1, metrics_port=-1)
     running = asyncio.create_task(run(config, on_listening=heard.put_nowait, stop=stop))
     listening = await heard.get()
     async with grpc.aio.insecure_channel(listening.address) as channel:
@@ -206,7 +215,7 @@ async def worker(tokenizer: Tokenizer) -> AsyncIterator[ScriptedWorker]:
 async def start_process(tmp_path: Path, **settings: Any) -> asyncio.subprocess.Process:
     """A router in a process of its own."""
     file = tmp_path / "router.json"
-    file.write_text(json.dumps({"port": 0, "metrics_port": -1, **settings}))
+    file.write_text(json.dumps({"port": 0, "http_port": -1, "metrics_port": -1, **settings}))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "shoal.router", "--config", str(file),

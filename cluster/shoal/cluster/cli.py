@@ -60,7 +60,9 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
     host: Annotated[str | None, typer.Option(help="The router listens here.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Its gRPC port; 0 takes a free one.", show_default="50051")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Its OpenAI-compatible HTTP port; default: none.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Its HTTP port, OpenAI's API; -1: none.", show_default="8000")
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster; default: start one.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="An existing Redis; default: start one.")] = None,
     state_dir: StateDir = None,
@@ -73,8 +75,8 @@ def serve(
         _settings(
             config, assignments,
             cluster__model=model, cluster__ep_size=ep_size, cluster__groups=groups, worker__device=device,
-            router__host=host, router__port=port, router__http_port=http_port, cluster__ray_address=ray_address,
-            cluster__redis_url=redis_url, cluster__state_dir=state_dir,
+            router__host=host, router__http_host=host, router__port=port, router__http_port=http_port,
+            cluster__ray_address=ray_address, cluster__redis_url=redis_url, cluster__state_dir=state_dir,
         )
     )  # fmt: skip
 
@@ -85,6 +87,9 @@ def router(
     model_dir: Annotated[str | None, typer.Option(help="Directory with tokenizer.json.", show_default=False)] = None,
     host: Annotated[str | None, typer.Option(help="Listen here.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="gRPC port; 0 takes a free one.", show_default="50051")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="HTTP port, OpenAI's API; -1: none.", show_default="8000")
+    ] = None,
     redis_url: Annotated[str | None, typer.Option(help="Sessions and registry.", show_default=False)] = None,
     assignments: Set = None,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -92,7 +97,10 @@ def router(
     """Run one router for workers that run elsewhere. Needs neither torch nor ray."""
     from shoal.cluster.commands import router as command
 
-    flags = {"router__model_dir": model_dir, "router__host": host, "router__port": port, "router__redis_url": redis_url}
+    flags = {
+        "router__model_dir": model_dir, "router__host": host, "router__http_host": host, "router__port": port,
+        "router__http_port": http_port, "router__redis_url": redis_url,
+    }  # fmt: skip
     command.run(_settings(config, assignments, **flags), parent)
 
 

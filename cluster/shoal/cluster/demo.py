@@ -43,6 +43,7 @@ def run(preset: str, ep_size: int, max_tokens: int) -> None:
             "cluster.ep_size": ep_size,
             "cluster.state_dir": str(base / "state"),
             "router.port": 0,
+            "router.http_port": 0,
             "router.metrics_port": 0,
             "worker.kv_tokens": 8192,
         },
@@ -53,7 +54,9 @@ def run(preset: str, ep_size: int, max_tokens: int) -> None:
         def demonstrate(running: RunFile) -> None:
             say("")
             seconds = time.time() - running.started
-            console.print(f"[green]✓[/] serving on gRPC {running.router} after {seconds:.1f} s")
+            console.print(
+                f"[green]✓[/] serving on gRPC {running.router} and http://{running.http}/v1 after {seconds:.1f} s"
+            )
             converse(running, max_tokens, console)
             experts(cluster.status()["groups"][0]["workers"], console)
 

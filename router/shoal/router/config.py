@@ -33,7 +33,7 @@ class RouterConfig:
     """0 takes a free port."""
     http_host: str = "127.0.0.1"
     """Address that the OpenAI-compatible HTTP API listens on."""
-    http_port: int = -1
+    http_port: int = 8000
     """0 takes a free port; -1 serves no HTTP."""
     http_max_body_bytes: int = 16 * 2**20
     """Larger bodies are refused."""

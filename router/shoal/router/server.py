@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -160,14 +160,14 @@ class Router:
     async def start(self) -> Listening:
         """Listen. Raises StartError when an address cannot be had."""
         config = self._config
-        try:
+        with _taken("port"):
             port = add_port(self._server, config.host, config.port, _credentials(config.tls))
-            if config.metrics_port >= 0:
+        if config.metrics_port >= 0:
+            with _taken("metrics_port"):
                 self._metrics_server = MetricsServer(self.metrics, config.metrics_host, config.metrics_port)
-            if config.http_port >= 0:
+        if config.http_port >= 0:
+            with _taken("http_port"):
                 self._http = Listener(self._api.application, config.http_host, config.http_port, config.tls)
-        except OSError as error:
-            raise StartError(f"router.port, router.http_port or router.metrics_port: {error}") from error
         if self._guard is not None:
             await self._guard.keyring.refresh()
             self._keep_running("keys", self._guard.watch(config.access.refresh))
@@ -193,8 +193,8 @@ class Router:
         await self._health.enter_graceful_shutdown()
         self.admission.stop()
         patience = self._config.drain_seconds if grace is None else grace
-        await asyncio.gather(self._server.stop(patience), self._http.stop(patience) if self._http else _nothing())
-        await self._api.close()
+        http = self._http.stop(patience) if self._http else _nothing()
+        await asyncio.gather(self._server.stop(patience), http, self._api.close(patience))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -250,6 +250,15 @@ def _credentials(tls: TlsConfig) -> grpc.ServerCredentials | None:
     if not tls.serves:
         return None
     return serving_credentials(tls.certificate, tls.key, tls.client_ca, required=bool(tls.client_ca))
+
+
+@contextlib.contextmanager
+def _taken(key: str) -> Iterator[None]:
+    """An address that cannot be had is told by its setting."""
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"router.{key}: {error}; choose another one, 0 takes a free one") from error
 
 
 async def _nothing() -> None:

@@ -58,3 +58,19 @@ async def ask(
         return answer
 
     return await asyncio.to_thread(send)
+
+
+async def hear(address: str, path: str, body: Any, events: int) -> list[Any]:
+    """The first events of a stream; then the connection is closed."""
+
+    def listen() -> list[Any]:
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("POST", path, json.dumps(body).encode())
+        response, heard = connection.getresponse(), []
+        while len(heard) < events and (line := response.readline()):
+            if line.startswith(b"data: "):
+                heard.append(json.loads(line.removeprefix(b"data: ")))
+        connection.close()
+        return heard
+
+    return await asyncio.to_thread(listen)

@@ -234,6 +234,27 @@ async def test_stored_responses_are_every_routers(
     assert "user<|message|>A<|end|>" in prompt
 
 
+async def test_while_redis_is_away_what_can_be_served_is(start_cluster: StartCluster, tokenizer: Tokenizer) -> None:
+    """Chats go on; a response that nobody wants stored is answered and says that it is not; the rest is a 503 that
+    says when to come back."""
+    script = saying(ids_of(tokenizer, WORDS))
+    cluster = await start_cluster(script, http_port=0, model_name="model", redis_url="unix:///nowhere/redis.sock")
+    address, asked = cluster.front.listening.http, {"model": "model", "input": "Hello?"}
+    talked = await chat(cluster)
+    made = await ask(address, "/v1/responses", asked)
+    refused = [
+        await ask(address, "/v1/responses", {**asked, "store": True}),
+        await ask(address, "/v1/responses", {**asked, "previous_response_id": "resp_x"}),
+        await ask(address, "/v1/responses", {**asked, "background": True}),
+        await ask(address, "/v1/responses/resp_x"),
+    ]
+
+    assert talked.status == 200
+    assert (made.status, made.json["store"], made.json["warnings"][0]["code"]) == (200, False, "not_stored")
+    assert [(answer.status, answer.error["code"]) for answer in refused] == [(503, "sessions_away")] * 4
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+
+
 async def test_an_error_after_the_first_event_is_an_event(start_cluster: StartCluster, tokenizer: Tokenizer) -> None:
     """`error`, then `response.failed`, numbered like the others; a whole answer is a status."""
     begun = tuple(ids_of(tokenizer, "<|channel|>final<|message|>H"))

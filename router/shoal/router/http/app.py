@@ -29,10 +29,10 @@ from shoal.router.rim import Rim
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The application, and what to call before what is under it goes away."""
+    """The application, and what to call before what is under it goes away, with the seconds that running work gets."""
 
     application: ASGIApp
-    close: Callable[[], Awaitable[None]]
+    close: Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,17 @@ def a_string(value: Mapping[str, Any], name: str, place: str, default: str | Non
     return found
 
 
+def a_number(query: Mapping[str, str], name: str, default: int, *, least: int, most: int) -> int:
+    """The parameter `name` of a query, from `least` to `most`; the default where it is absent."""
+    found = query.get(name)
+    if found is None:
+        return default
+    if not found.isascii() or not found.isdigit() or not least <= int(found[:_SHOWN]) <= most:
+        message = f"Invalid value: '{found[:_SHOWN]}'. Expected an integer from {least} to {most}."
+        raise ParameterError(message, name, "invalid_value")
+    return int(found)
+
+
 def missing(place: str) -> NoReturn:
     """Raise ParameterError."""
     raise ParameterError(f"Missing required parameter: '{place}'.", place, "missing_required_parameter")

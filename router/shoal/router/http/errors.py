@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from shoal.router.errors import FieldError, ModelAbsentError, PromptTooLongError
-from shoal.wire.status import AbsentError, InvalidError, Status, status_of
+from shoal.wire.status import AbsentError, ConflictError, InvalidError, Status, status_of
 
 _Code = grpc.StatusCode
 _KINDS: dict[grpc.StatusCode, tuple[int, str]] = {
@@ -52,6 +52,12 @@ class AbsentResponseError(AbsentError):
     """No such response: never stored, expired, deleted, or another tenant's."""
 
     reason = "response_absent"
+
+
+class ResponseOverError(ConflictError):
+    """A response that was worked on is over already: somebody deleted it or gave it up."""
+
+    reason = "response_over"
 
 
 class BodyTooLargeError(InvalidError):

@@ -59,6 +59,10 @@ class ResponseAnswer:
             body["warnings"] = list(self._warnings)
         return body
 
+    def warn(self, code: str, message: str) -> None:
+        """Tell that something is not as was asked."""
+        self._warnings.append({"code": code, "message": message})
+
     def begin(self) -> list[Event]:
         """The events before anything was generated."""
         self.status = "in_progress"
@@ -67,7 +71,7 @@ class ResponseAnswer:
     def read(self, event: api.ChatResponse) -> list[Event]:
         """The events that an event of the turn makes; the end is told by `end`."""
         if event.HasField("warning"):
-            self._warnings.append({"code": event.warning.code, "message": event.warning.message})
+            self.warn(event.warning.code, event.warning.message)
         if event.HasField("done"):
             return self._done(event.done)
         return [self._event(*told) for told in self._items.read(event)]
@@ -75,6 +79,11 @@ class ResponseAnswer:
     def end(self) -> list[Event]:
         """The last event, once the turn is done."""
         return [self._whole(f"response.{self.status}")]
+
+    def cancel(self) -> list[Event]:
+        """The last event when somebody stopped it: OpenAI has none of its own for that."""
+        self.status = "cancelled"
+        return [self._whole("response.incomplete")]
 
     def fail(self, problem: Problem) -> list[Event]:
         """The last events when the turn failed; the same ones however often it is told."""

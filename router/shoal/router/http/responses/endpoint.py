@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import Any
-
-import structlog
 
 from shoal.router.call import Call
 from shoal.router.errors import SessionsAwayError
 from shoal.router.http.body import parse
+from shoal.router.http.content import a_number, one_of
 from shoal.router.http.errors import AbsentResponseError, ParameterError, Problem
 from shoal.router.http.gate import Gate
 from shoal.router.http.reply import Reply, Stream, to_event
 from shoal.router.http.responses.answer import Event, ResponseAnswer
+from shoal.router.http.responses.background import CANCEL_SECONDS, LOOK_SECONDS, Background
 from shoal.router.http.responses.conversation import Conversations
 from shoal.router.http.responses.records import Record
+from shoal.router.http.responses.references import listed
 from shoal.router.http.responses.request import ResponseBody
 from shoal.router.http.responses.run import Run
 from shoal.router.http.rim import Asked
 
-_WATCH_SECONDS = 0.5
-_CANCEL_SECONDS = 3.0
-_GONE = {"code": "server_error", "message": "the router that worked on this response is gone; ask again"}
-
-_log = structlog.get_logger(__name__)
+MOST_EVENTS = 2**31
 
 
 class Responses:
@@ -35,14 +31,18 @@ class Responses:
 
     def __init__(self, gate: Gate, conversations: Conversations) -> None:
         self._gate, self._conversations = gate, conversations
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._background = Background(conversations.records, gate.max_request_seconds)
 
     async def create(self, asked: Asked, call: Call) -> Reply | Stream:
         """A new response: whole, in pieces, or in the background. Raises WireError."""
         body = parse(ResponseBody, asked.body)
-        run = Run.of(self._gate, self._conversations, body, call)
+        run = await Run.of(self._gate, self._conversations, body, call)
         if body.background:
-            return await self._start(run)
+            queued = run.answer.snapshot()
+            await self._background.start(run)
+            if body.stream:
+                return Stream(self._background.follow(call.tenant, run.response_id, -1), _numbered_from(0))
+            return Reply(queued)
         if body.stream:
             return Stream(self._pieces(run), partial(_last_words, run.answer))
         async with contextlib.aclosing(run.events()) as events:
@@ -50,17 +50,24 @@ class Responses:
                 pass
         return Reply(run.answer.snapshot())
 
-    async def read(self, asked: Asked, call: Call) -> Reply:
-        """A stored response as of now. Raises AbsentResponseError."""
-        if asked.query.get("stream", "false") == "true":
-            raise ParameterError("A stored response cannot be streamed: read it again.", "stream")
-        return Reply(await self._as_of_now(call.tenant, await self._record(asked, call)))
+    async def read(self, asked: Asked, call: Call) -> Reply | Stream:
+        """A stored response as of now, or its events. Raises AbsentResponseError."""
+        record = await self._record(asked, call)
+        if asked.query.get("stream", "false") != "true":
+            return Reply(await self._background.as_of_now(call.tenant, record))
+        if not record.streamed:
+            message = (
+                "Only a response that was created with 'background' and 'stream' can be streamed: read it instead."
+            )
+            raise ParameterError(message, "stream")
+        after = a_number(asked.query, "starting_after", -1, least=0, most=MOST_EVENTS)
+        return Stream(self._background.follow(call.tenant, record.response["id"], after), _numbered_from(after + 1))
 
     async def delete(self, asked: Asked, call: Call) -> Reply:
         """Forget a response; the conversation stays while other responses are part of it."""
         response_id = asked.path["response_id"]
         record = await self._record(asked, call)
-        await self._stop(call.tenant, response_id)
+        await self._background.stop(response_id)
         await self._conversations.forget(call.tenant, record)
         return Reply({"id": response_id, "object": "response", "deleted": True})
 
@@ -71,30 +78,34 @@ class Responses:
             raise ParameterError("Only responses that run in the background can be cancelled.", "response_id")
         response_id = asked.path["response_id"]
         if not record.over:
-            await self._stop(call.tenant, response_id)
+            await self._background.stop(response_id)
             await self._conversations.required_records().ask_to_stop(call.tenant, response_id)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CANCEL_SECONDS):
+                async with asyncio.timeout(CANCEL_SECONDS):
                     while not record.over:
-                        await asyncio.sleep(_WATCH_SECONDS / 5)
+                        await asyncio.sleep(LOOK_SECONDS)
                         record = await self._record(asked, call)
-        return Reply(await self._as_of_now(call.tenant, record))
+        return Reply(await self._background.as_of_now(call.tenant, record))
 
     async def input_items(self, asked: Asked, call: Call) -> Reply:
-        """What was said to a response, latest first as OpenAI does, unless `order=asc`."""
+        """What was said to a response, page by page, latest first as OpenAI does, unless `order=asc`."""
         record = await self._record(asked, call)
-        items = [_listed(item, record.response["id"], index) for index, item in enumerate(record.items)]
-        if asked.query.get("order", "desc") != "asc":
+        items = listed(record)
+        if one_of(asked.query.get("order", "desc"), ("asc", "desc"), "order") == "desc":
             items.reverse()
-        ends = {"first_id": items[0]["id"] if items else None, "last_id": items[-1]["id"] if items else None}
-        return Reply({"object": "list", "data": items, "has_more": False, **ends})
+        if (after := asked.query.get("after")) is not None:
+            place = next((i for i, item in enumerate(items) if item["id"] == after), None)
+            if place is None:
+                raise ParameterError(f"There is no item '{after}' in this response.", "after")
+            items = items[place + 1 :]
+        limit = a_number(asked.query, "limit", 20, least=1, most=100)
+        page = items[:limit]
+        ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
+        return Reply({"object": "list", "data": page, "has_more": len(items) > limit, **ends})
 
-    async def close(self) -> None:
-        """End what runs in the background; each is stored as failed."""
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel("closing")
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def close(self, patience: float) -> None:
+        """End what runs in the background, after `patience` seconds at the latest."""
+        await self._background.close(patience)
 
     async def _pieces(self, run: Run) -> AsyncGenerator[bytes, None]:
         try:
@@ -106,67 +117,12 @@ class Responses:
                 await _save_failure(run, error)
             raise
 
-    async def _start(self, run: Run) -> Reply:
-        """Answer at once, go on in the background."""
-        await self._conversations.required_records().stay_alive(run.call.tenant, run.response_id)
-        await run.save()
-        reply = Reply(run.answer.snapshot())
-        task = asyncio.create_task(self._in_background(run), name=f"response {run.response_id}")
-        self._running[run.response_id] = task
-        task.add_done_callback(lambda _: self._running.pop(run.response_id, None))
-        return reply
-
-    async def _in_background(self, run: Run) -> None:
-        watching = asyncio.create_task(self._watch(run, asyncio.current_task()))
-        try:
-            async with asyncio.timeout(self._gate.max_request_seconds), contextlib.aclosing(run.events()) as events:
-                async for event in events:
-                    if event["type"] == "response.in_progress":
-                        await run.save()
-        except asyncio.CancelledError as error:
-            if error.args == ("closing",):
-                await _save_failure(run, error)
-            else:
-                run.answer.status = "cancelled"
-                with contextlib.suppress(SessionsAwayError):
-                    await run.save()
-        except Exception as error:
-            _log.info("background_response_failed", response=run.response_id, problem=type(error).__name__)
-            await _save_failure(run, error)
-        finally:
-            watching.cancel()
-
-    async def _watch(self, run: Run, task: asyncio.Task[None] | None) -> None:
-        """Say that it is being worked on, and hear when it shall stop."""
-        records = self._conversations.required_records()
-        while True:
-            with contextlib.suppress(SessionsAwayError):
-                if await records.stay_alive(run.call.tenant, run.response_id) and task is not None:
-                    task.cancel()
-                    return
-            await asyncio.sleep(_WATCH_SECONDS)
-
-    async def _stop(self, tenant: str, response_id: str) -> None:
-        """Stop it if it runs here."""
-        task = self._running.get(response_id)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
     async def _record(self, asked: Asked, call: Call) -> Record:
         response_id = asked.path["response_id"]
         record = await self._conversations.required_records().load(call.tenant, response_id)
         if record is None:
             raise AbsentResponseError(f"Response with id '{response_id}' not found.")
         return record
-
-    async def _as_of_now(self, tenant: str, record: Record) -> dict[str, Any]:
-        """The response; one that nobody works on any more has failed."""
-        response = record.response
-        records = self._conversations.required_records()
-        if record.over or await records.is_alive(tenant, response["id"]):
-            return response
-        return {**response, "status": "failed", "error": _GONE}
 
 
 async def _save_failure(run: Run, error: BaseException) -> None:
@@ -179,12 +135,11 @@ def _last_words(answer: ResponseAnswer, problem: Problem) -> Sequence[bytes]:
     return [to_event(event, event["type"]) for event in events]
 
 
-def _listed(item: dict[str, Any], response_id: str, index: int) -> dict[str, Any]:
-    """An item as it is listed: with a name, and a message's text as parts."""
-    listed = {"id": f"in_{response_id.removeprefix('resp_')}{index:02x}", **item}
-    if item["type"] == "message" and isinstance(item["content"], str):
-        kind = "output_text" if item["role"] == "assistant" else "input_text"
-        more: dict[str, Any] = {"annotations": []} if kind == "output_text" else {}
-        listed["content"] = [{"type": kind, "text": item["content"], **more}]
-        listed.setdefault("status", "completed")
-    return listed
+def _numbered_from(number: int) -> Callable[[Problem], Sequence[bytes]]:
+    """The last words of a stream of kept events that breaks off: the response itself goes on."""
+
+    def told(problem: Problem) -> Sequence[bytes]:
+        error = {"code": problem.code, "message": problem.message, "param": problem.param}
+        return [to_event({"type": "error", "sequence_number": number, **error}, "error")]
+
+    return told

@@ -148,8 +148,6 @@ def _refuse(body: ResponseBody) -> None:
             raise ParameterError(f"Unsupported parameter: '{name}'.", name, "unsupported_parameter")
     for index, name in enumerate(body.include or ()):
         one_of(name, _INCLUDED, f"include[{index}]")
-    if body.background and body.stream:
-        raise ParameterError("A response in the background cannot be streamed: read it again.", "stream")
     if body.background and body.store is False:
         raise ParameterError("A response in the background has to be stored.", "store")
 

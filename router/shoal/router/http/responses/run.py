@@ -11,12 +11,13 @@ from typing import Any
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.call import Call
-from shoal.router.http.errors import problem_of, renaming
+from shoal.router.http.errors import ResponseOverError, problem_of, renaming
 from shoal.router.http.gate import Gate
 from shoal.router.http.responses.answer import Event, ResponseAnswer
 from shoal.router.http.responses.conversation import Conversations, Place
 from shoal.router.http.responses.items import items_of, read_items
 from shoal.router.http.responses.records import Record
+from shoal.router.http.responses.references import resolved
 from shoal.router.http.responses.request import ResponseBody, rename, turn_of
 
 
@@ -33,18 +34,28 @@ class Run:
     stored: bool
 
     @classmethod
-    def of(cls, gate: Gate, conversations: Conversations, body: ResponseBody, call: Call) -> Run:
-        """Checks what can be checked without the previous response. Raises ParameterError, SessionsAwayError."""
+    async def of(cls, gate: Gate, conversations: Conversations, body: ResponseBody, call: Call) -> Run:
+        """Checks what can be checked without the previous response. Raises ParameterError, SessionsAwayError.
+
+        Where the caller does not say whether to store it, it is stored if that is possible.
+        """
+        needs = bool(body.background or body.previous_response_id)
         stored = conversations.kept if body.store is None else body.store
+        away = stored and body.store is None and not needs and not await conversations.required_records().are_here()
+        stored = stored and not away
         if stored or body.background:
             conversations.required_records()
             stored = True
         if body.parallel_tool_calls is None:
             body = body.model_copy(update={"parallel_tool_calls": gate.chat.openings.parallel_calls})
-        items = items_of(body.input)
+        items = await resolved(
+            items_of(body.input), lambda name: conversations.required_records().load(call.tenant, name)
+        )
         if not body.previous_response_id:
             turn_of(body, read_items(items, continues=False)[0], call.request_id)
         answer = ResponseAnswer(body, f"resp_{call.work_id}", time.time(), stored=stored)
+        if away:
+            answer.warn("not_stored", "sessions cannot be reached: this response cannot be read again or continued")
         return cls(gate, conversations, body, call, answer, items, stored)
 
     @property
@@ -81,9 +92,12 @@ class Run:
             turn=-1 if place is None else place.turn,
             instructions=body.instructions or "",
             items=self.items,
+            streamed=bool(body.background and body.stream),
         )
         first = self.answer.status == "queued" or not body.background
-        await self.conversations.required_records().save(self.call.tenant, record, existing=not first)
+        kept = await self.conversations.required_records().save(self.call.tenant, record, existing=not first)
+        if not kept and self.answer.status not in ("failed", "cancelled"):
+            raise ResponseOverError(f"response '{self.response_id}' was deleted, or given up, while it was worked on")
 
     async def fail(self, error: BaseException) -> None:
         """Store that it failed."""
