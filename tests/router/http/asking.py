@@ -66,7 +66,8 @@ async def hear(address: str, path: str, body: Any, events: int) -> list[Any]:
     def listen() -> list[Any]:
         connection = http.client.HTTPConnection(address, timeout=10)
         connection.request("POST", path, json.dumps(body).encode())
-        response, heard = connection.getresponse(), []
+        response = connection.getresponse()
+        heard: list[Any] = []
         while len(heard) < events and (line := response.readline()):
             if line.startswith(b"data: "):
                 heard.append(json.loads(line.removeprefix(b"data: ")))

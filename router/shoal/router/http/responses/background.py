@@ -100,7 +100,7 @@ class Background:
                 if not patience or not await self.records.is_alive(tenant, response_id):
                     kind = "failed" if now["status"] == "failed" else "incomplete"
                     last = {"type": f"response.{kind}", "sequence_number": number, "response": now}
-                    yield to_event(last, last["type"])
+                    yield to_event(last, f"response.{kind}")
                     return
                 patience -= 1  # its last events are still being written
             await asyncio.sleep(LOOK_SECONDS)
