@@ -36,6 +36,7 @@ SIGNATURES = {
     "norm_linear": "pppppp iii f",
     "attention_block": "ppppppppppppppppp iiiiiiiiiii ff",
     "expert_rows": "pppppppppppp iiiiii ff",
+    "forward": "pp",
     "read": "pp i",
     "multiply_add": "p ii",
 }

@@ -33,6 +33,7 @@ KERNEL_SOURCES = (
     "attention.cpp",
     "rows.cpp",
     "blocks.cpp",
+    "forward.cpp",
     "measure.cpp",
 )
 # Library name -> (sources, flags of its instruction set). Never -march=native: a cache may outlive its machine.

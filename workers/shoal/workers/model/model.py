@@ -19,9 +19,12 @@ from torch import Tensor
 from shoal.kernels import attention as attn
 from shoal.kernels import rope
 from shoal.kernels.attention_block import BlockShape, BlockWeights, attention_block
+from shoal.kernels.native import forward as native_forward
+from shoal.kernels.native.forward import PHASES
 from shoal.kernels.norm_linear import norm_linear
 from shoal.kernels.target import Target
 from shoal.workers.model.config import ModelConfig
+from shoal.workers.model.fusion import fuse
 from shoal.workers.model.kv_cache import KvCache
 from shoal.workers.model.moe import ExpertLayer
 from shoal.workers.model.timing import Stopwatch
@@ -56,7 +59,8 @@ class Model:
         self.target = target
         self.weights = weights
         self.kv = kv
-        self.experts: tuple[ExpertLayer, ...] = ()
+        self._experts: tuple[ExpertLayer, ...] = ()
+        self._fused: native_forward.Forward | None = None
         self.stopwatch = Stopwatch()
         self._block = BlockShape(
             config.num_heads, config.num_kv_heads, config.head_dim, config.rms_eps, config.attention_scale
@@ -67,6 +71,17 @@ class Model:
             max_context, target.device,
         )  # fmt: skip
 
+    @property
+    def experts(self) -> tuple[ExpertLayer, ...]:
+        """Every layer's experts in the epoch that serves."""
+        return self._experts
+
+    @experts.setter
+    def experts(self, layers: tuple[ExpertLayer, ...]) -> None:
+        self._experts = layers
+        alone = self.target.backend == "native" and bool(layers) and all(layer.alone for layer in layers)
+        self._fused = fuse(self.config, self.weights, layers, self.kv, self._block, self._rope) if alone else None
+
     @torch.inference_mode()
     def forward(self, step: ModelInput, kv: KvCache | None = None) -> Tensor:
         """Write the step's keys and values and return logits [L, V] fp32 of the wanted rows.
@@ -75,7 +90,17 @@ class Model:
         then never happened.
         """
         assert len(self.experts) == self.config.num_layers, "no experts yet: join a group first"
-        eps, watch, kv = self.config.rms_eps, self.stopwatch, kv or self.kv
+        if self._fused is not None and kv is None:
+            logits, seconds = self._fused(step.ids, step.positions, step.full, step.sliding, step.logit_rows)
+            for phase, spent in zip(PHASES, seconds, strict=True):
+                self.stopwatch.seconds[phase] += spent
+            return logits
+        return self.forward_split(step, kv or self.kv)
+
+    @torch.inference_mode()
+    def forward_split(self, step: ModelInput, kv: KvCache) -> Tensor:
+        """The same layer by layer, tokens exchanged with the other ranks; the same bits."""
+        eps, watch = self.config.rms_eps, self.stopwatch
         x_dp = self.weights.embedding[step.ids].to(self.target.dtype)
         for layer, weights in enumerate(self.weights.attention):
             with watch.phase("attention"):

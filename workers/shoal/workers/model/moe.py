@@ -27,14 +27,14 @@ class ExpertLayer:
     def __init__(self, config: ModelConfig, layer: int, experts: LayerExperts, exchange: Exchange) -> None:
         self._config = config
         self._layer = layer
-        self._experts = experts
+        self.held = experts
         self._exchange = exchange
         slots = torch.full((config.num_experts,), -1, dtype=torch.int32)
         for slot, expert in enumerate(experts.ids):
             if expert != FREE:
                 slots[expert] = slot
-        self._slot_of = slots.to(experts.gate_up.blocks.device)
-        self._load = torch.zeros(len(experts.ids), dtype=torch.int64, device=self._slot_of.device)
+        self.slot_of = slots.to(experts.gate_up.blocks.device)
+        self.load = torch.zeros(len(experts.ids), dtype=torch.int64, device=self.slot_of.device)
 
     def __call__(self, t_dp: Tensor, router_logits: Tensor, watch: Stopwatch) -> Tensor:
         """t_dp [T, H], router_logits [T, E] fp32 -> [T, H] in the dtype of t_dp. Raises ExchangeError."""
@@ -50,16 +50,21 @@ class ExpertLayer:
             return routing.combine(rows_dp, weights_dp)
 
     @property
+    def alone(self) -> bool:
+        """Whether this rank is its whole group: nothing travels."""
+        return self._exchange.size == 1
+
+    @property
     def loads(self) -> dict[int, int]:
         """Tokens computed per expert held here, since this epoch began."""
-        tokens = zip(self._experts.ids, self._load.tolist(), strict=True)
+        tokens = zip(self.held.ids, self.load.tolist(), strict=True)
         return {expert: count for expert, count in tokens if expert != FREE}
 
     def _compute(self, x_ep: Tensor, ids_ep: Tensor) -> Tensor:
         """x_ep [R, H], ids_ep [R, k] with -1 for experts served elsewhere -> one row per pair served here, [P, H],
         in the order of the pairs in `ids_ep`."""
-        c, held = self._config, self._experts
+        c, held = self._config, self.held
         return expert_rows(
-            x_ep, ids_ep, self._slot_of, held.gate_up, held.down, self._load,
+            x_ep, ids_ep, self.slot_of, held.gate_up, held.down, self.load,
             limit=c.swiglu_limit, alpha=c.swiglu_alpha,
         )  # fmt: skip

@@ -1,36 +1,8 @@
 // Whole parts of a layer in one call: the same functions one after another, so the same bits, without a way back to
 // Python after each.
-#include "abi.h"
-#include "pool.h"
-
 #include <cstring>
 
-extern "C" {
-const char* shoal_linear(const float*, const uint16_t*, const uint16_t*, float*, int64_t, int64_t, int64_t);
-const char* shoal_rms_norm(const float*, const float*, float*, int64_t, int64_t, float);
-const char* shoal_apply_rope(float*, float*, const int64_t*, const float*, const float*, int64_t, int64_t, int64_t,
-                             int64_t, int64_t);
-const char* shoal_write_kv(const float*, const float*, float*, float*, const int64_t*, int64_t, int64_t, int64_t);
-const char* shoal_attention(const float*, const float*, const float*, const int32_t*, const int32_t*, const int32_t*,
-                            const float*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                            int64_t, int64_t, float);
-const char* shoal_sort_by_expert(const int32_t*, int32_t*, int32_t*, int64_t, int64_t);
-const char* shoal_gate_up(const float*, const int32_t*, const int32_t*, const uint8_t*, const uint8_t*,
-                          const uint16_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, float, float);
-const char* shoal_down(const float*, const int32_t*, const uint8_t*, const uint8_t*, const uint16_t*, float*, int64_t,
-                       int64_t, int64_t, int64_t);
-}
-
-namespace {
-
-template <class Item>
-Item* carve(char*& at, int64_t count) {
-  auto* items = reinterpret_cast<Item*>(at);
-  at += (sizeof(Item) * count + 63) / 64 * 64;
-  return items;
-}
-
-}  // namespace
+#include "operations.h"
 
 // normed[T,H] = rms_norm(x[T,H]); out[T,N] = normed weight[N,H]^T + bias; weight and bias bf16, bias may be null.
 SHOAL_API const char* shoal_norm_linear(const float* x, const float* norm, const uint16_t* weight, const uint16_t* bias,

@@ -23,7 +23,7 @@ void parallel_for(int64_t count, const Body& body) {
 
 // Memory of the running thread for one purpose (`slot`), 64-byte aligned, contents undefined, valid until the same
 // thread asks for that slot again. Grows, is never given back.
-enum Slot { kSplit, kPointers, kTasks, kRaw, kState, kKeys, kBlock, kSlots };
+enum Slot { kSplit, kPointers, kTasks, kRaw, kState, kKeys, kBlock, kForward, kSlots };
 void* scratch(Slot slot, size_t bytes);
 
 }  // namespace shoal
