@@ -20,6 +20,7 @@ from shoal.cluster import layers
 from shoal.cluster.errors import ConfigError
 from shoal.cluster.layers import Layers
 from shoal.router.config import PARTS, RouterConfig
+from shoal.router.store import connect as redis_connect
 from shoal.workers.config import WorkerConfig
 
 
@@ -67,11 +68,11 @@ class ClusterConfig:
         self._require("state_dir", self.state_dir != "", "a directory")
         client = self.ray_address.startswith("ray://")
         self._require("ray_address", not client, '"auto" or host:port (Ray Client, ray://, is not supported)')
-        schemes = ("redis://", "rediss://", "unix://")
-        if self.redis_url and not self.redis_url.startswith(schemes):
-            raise ConfigError(
-                f"cluster.redis_url must start with {', '.join(schemes)}"
-            )  # its value may hold a password
+        if self.redis_url:
+            try:
+                redis_connect.check(self.redis_url)
+            except redis_connect.RedisUrlError as error:  # it shows no value, which may hold a password
+                raise ConfigError(f"cluster.redis_url must be a URL that can be used: {error}") from error
         levels, formats = ("debug", "info", "warning", "error"), ("auto", "console", "json")
         self._require("log_level", self.log_level in levels, f"one of {', '.join(levels)}")
         self._require("log_format", self.log_format in formats, f"one of {', '.join(formats)}")

@@ -37,6 +37,7 @@ log = structlog.get_logger()
 
 WORKER_CLASS = "shoal.workers.actor:WorkerActor"
 _POLL = 0.1  # seconds between two looks while something starts
+_REDIS_PATIENCE = 5.0  # seconds that a Redis which was configured may take to answer
 
 
 class LocalCluster:
@@ -253,15 +254,22 @@ def conduct(cluster: LocalCluster, body: Callable[[RunFile], None], stopping: Ca
 
 
 def _ping(url: str) -> None:
-    import redis
+    import asyncio
 
-    client = redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0)
+    from shoal.router.store.connect import connect
+    from shoal.router.store.ready import RedisNotReadyError, require_ready
+
+    async def ask() -> None:
+        client = connect(url)
+        try:
+            await require_ready(client, _REDIS_PATIENCE)
+        finally:
+            await client.aclose()
+
     try:
-        client.ping()
-    except (redis.RedisError, OSError) as error:
-        raise StartError(f"the Redis of cluster.redis_url does not answer: {error}") from error
-    finally:
-        client.close()
+        asyncio.run(ask())
+    except RedisNotReadyError as error:
+        raise StartError(f"the Redis of cluster.redis_url cannot be used: {error}") from error
 
 
 def _redis_restarted(pid: int, status: int) -> None:

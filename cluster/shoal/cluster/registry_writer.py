@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from shoal.router.store.connect import connect
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, encode, group_key
 
 
@@ -30,9 +28,7 @@ class RedisRegistry:
     """The registry in Redis. Every command is answered or given up within `timeout` seconds."""
 
     def __init__(self, url: str, timeout: float = 2.0) -> None:
-        self._client = redis.asyncio.Redis.from_url(
-            url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
-        )
+        self._client: Any = connect(url, timeout=timeout)
 
     async def publish(self, entry: GroupEntry) -> None:
         """First the record, then its name in the set: nobody ever finds a name without a record."""

@@ -87,6 +87,8 @@ class RouterConfig:
     """Longest time a request may ask for."""
     max_session_bytes: int = 32 * 2**20
     """Most that the items of a session may take in Redis."""
+    redis_wait_seconds: float = 10.0
+    """How long a start waits for the Redis of `redis_url` before it fails."""
     session_patience_seconds: float = 45.0
     """How long a finished turn waits for Redis to come back before it is given up."""
     journal_seconds: float = 900.0
@@ -124,6 +126,7 @@ class RouterConfig:
             "drain_seconds",
             "migration_losses",
             "session_patience_seconds",
+            "redis_wait_seconds",
             "journal_seconds",
             "migration_seconds",
         ):

@@ -13,6 +13,7 @@ from shoal.router.journal.lease import JournalLimits
 from shoal.router.journal.recorder import Recorder
 from shoal.router.sessions.redis_store import RedisSessions
 from shoal.router.store.connect import RedisUrlError, connect
+from shoal.router.store.ready import RedisNotReadyError, require_ready
 from shoal.router.store.script import Client
 
 
@@ -37,6 +38,14 @@ class RedisParts:
                 self.journal = Journal(self.client, JournalLimits(keep_seconds=config.journal_seconds))
                 self.recorder = Recorder(self.journal)
         self.keeper = Keeper(self.recorder, config.router_id)
+
+    async def require_ready(self, seconds: float) -> None:
+        """Wait for Redis, at most `seconds`. Raises StartError when it is configured and cannot be used."""
+        if self.client is not None:
+            try:
+                await require_ready(self.client, seconds)
+            except RedisNotReadyError as error:
+                raise StartError(f"the Redis of router.redis_url cannot be used: {error}") from error
 
     def start(self, keep_running: Callable[[str, Coroutine[None, None, None]], None]) -> None:
         """Begin what runs in the background."""

@@ -292,6 +292,7 @@ async def run(
         for number in handled:
             loop.add_signal_handler(number, on_signal)
     try:
+        await router.redis.require_ready(config.redis_wait_seconds)
         listening = await router.start()
         if config.ready_file:
             _write_ready_file(Path(config.ready_file), listening)

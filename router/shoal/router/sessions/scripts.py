@@ -4,7 +4,8 @@
     {session}:items list: KeptMessage
     {session}:lease who writes the next turn; `-` after its session was deleted under it
 
-Times are the server's own.
+Times are the server's own. A server without memory refuses a script at its first write that needs some, and none after
+that: so each begins with such a write, and is refused as a whole.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ if found ~= expected or (holder and holder ~= ARGV[4]) then return {0, found} en
 local now = stamp()
 local exists = redis.call('EXISTS', KEYS[1]) == 1
 if not exists then
-  redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[1], 'created_at', now, 'bytes', 0)
+  redis.call('DEL', KEYS[2])
 end
 if expected == 0 then redis.call('HSET', KEYS[1], 'date', ARGV[3]) end
 redis.call('HSET', KEYS[1], 'next_turn', expected + 1, 'updated_at', now, 'ttl', ARGV[2], 'writer', ARGV[4])
@@ -89,13 +90,14 @@ local holder = redis.call('GET', KEYS[3])
 if holder and holder ~= '-' then return {0} end
 local now = stamp()
 local bytes = 0
+redis.call('HSET', KEYS[1], 'next_turn', ARGV[1], 'created_at', now, 'updated_at', now, 'ttl', ARGV[2],
+  'date', ARGV[3], 'writer', ARGV[4], 'tools', ARGV[5])
 redis.call('DEL', KEYS[2], KEYS[3])
 for i = 6, #ARGV do
   redis.call('RPUSH', KEYS[2], ARGV[i])
   bytes = bytes + #ARGV[i]
 end
-redis.call('HSET', KEYS[1], 'next_turn', ARGV[1], 'created_at', now, 'updated_at', now, 'ttl', ARGV[2],
-  'date', ARGV[3], 'writer', ARGV[4], 'tools', ARGV[5], 'bytes', bytes)
+redis.call('HSET', KEYS[1], 'bytes', bytes)
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 return {1, now}

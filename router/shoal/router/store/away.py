@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,8 @@ from shoal.router.errors import SessionsAwayError
 
 RETRY_AFTER_MS = 1_000
 
+_LONGEST = 3.0  # seconds, however many nodes a client asks for the way
+
 ABSENT = (redis.RedisError, OSError)
 """Whatever a client raises when the server is away, full, or not what it should be."""
 
@@ -19,7 +22,8 @@ ABSENT = (redis.RedisError, OSError)
 async def answering(what: str) -> AsyncGenerator[None, None]:
     """Turns whatever the client raises into SessionsAwayError; `what` is plural, such as "sessions"."""
     try:
-        yield
+        async with asyncio.timeout(_LONGEST):
+            yield
     except redis.OutOfMemoryError as error:
         raise SessionsAwayError(f"{what} cannot be written: Redis is full", retry_after_ms=RETRY_AFTER_MS) from error
     except ABSENT as error:

@@ -37,7 +37,6 @@ SCHEMES = (
 )  # fmt: skip
 
 _PORTS = {"sentinel": 26379, "cluster": 6379}
-_TIMEOUTS: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0}
 _FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _OPTIONS = _FILES | {"ssl_check_hostname", "sentinel_username", "sentinel_password"}
 
@@ -116,17 +115,18 @@ def check(url: str) -> None:
         raise RedisUrlError(f"it cannot be read ({type(error).__name__})") from None  # the text may show a password
 
 
-def connect(url: str) -> Client:
-    """A client for whatever the URL names. Raises RedisUrlError."""
+def connect(url: str, timeout: float = 2.0) -> Client:
+    """A client for whatever the URL names; a command is given up after `timeout` seconds. Raises RedisUrlError."""
     check(url)
     several = read_several(url)
+    timeouts: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": min(1.0, timeout)}
     retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 2)
     if several is None:
-        return redis.asyncio.Redis.from_url(url, retry=retry, **_TIMEOUTS)
+        return redis.asyncio.Redis.from_url(url, retry=retry, **timeouts)
     if several.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in several.nodes]
         login: dict[str, Any] = {"username": several.username, "password": several.password}
-        cluster: dict[str, Any] = {**login, **_tls(several), **_TIMEOUTS}
+        cluster: dict[str, Any] = {**login, **_tls(several), **timeouts}
         # After a failover the cluster's map is asked for again between the tries.
         again = Retry(ExponentialBackoff(cap=0.3, base=0.05), 3)
         return RedisCluster(startup_nodes=nodes, retry=again, require_full_coverage=False, **cluster)
@@ -134,10 +134,10 @@ def connect(url: str) -> Client:
         "username": several.options.get("sentinel_username"),
         "password": several.options.get("sentinel_password"),
         **_tls(several),
-        **_TIMEOUTS,
+        **timeouts,
     }
     untyped: Any = Sentinel
-    sentinel = untyped(several.nodes, sentinel_kwargs=asking, **_tls(several), **_TIMEOUTS)
+    sentinel = untyped(several.nodes, sentinel_kwargs=asking, **_tls(several), **timeouts)
     primary: redis.asyncio.Redis = sentinel.master_for(
         several.service, username=several.username, password=several.password, db=several.db, retry=retry
     )

@@ -37,4 +37,4 @@ class Script:
 
     def queue(self, pipeline: Any, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
         """Put a run into a pipeline. Its answer may be a NoScriptError, after which `run` is due."""
-        pipeline.evalsha(self._sha, len(keys), *keys, *arguments)
+        pipeline.execute_command("EVALSHA", self._sha, len(keys), *keys, *arguments)  # a cluster's has no `evalsha`
