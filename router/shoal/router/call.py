@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shoal.router.access.caller import Caller
+from shoal.router.limits.quota import Allowance, NoLimit
 from shoal.router.tenant import cache_salt
 from shoal.wire.deadlines import Deadline
 
@@ -35,6 +36,8 @@ class Call:
     work_id: str = field(default_factory=lambda: secrets.token_hex(16))
     """Our name for it, unique among everything that any router runs: callers may repeat theirs."""
     traceparent: str = ""
+    allowance: Allowance = field(default_factory=NoLimit)
+    """What it may use; the part that knows the prompt's tokens tells it."""
     clock: Callable[[], float] = time.monotonic
     arrived: float = field(default_factory=time.monotonic)
     """On `clock`."""

@@ -10,11 +10,12 @@ from typing import Any
 
 from shoal.router.access.config import AccessConfig
 from shoal.router.errors import StartError
+from shoal.router.limits.config import LimitsConfig
 from shoal.router.store.connect import RedisUrlError, check
 from shoal.wire.settings import SettingError
 from shoal.wire.tls import TlsConfig
 
-PARTS: dict[str, type] = {"tls": TlsConfig, "access": AccessConfig}
+PARTS: dict[str, type] = {"tls": TlsConfig, "access": AccessConfig, "limits": LimitsConfig}
 """Fields of a RouterConfig that are sections of their own."""
 
 
@@ -103,6 +104,8 @@ class RouterConfig:
     """The [tls] section."""
     access: AccessConfig = field(default_factory=AccessConfig)
     """The [access] section."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    """The [limits] section."""
     router_id: str = field(default_factory=lambda: f"router-{secrets.token_hex(4)}")
     """Unique among live routers."""
 

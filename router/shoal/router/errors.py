@@ -28,6 +28,7 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     OverloadedError          RESOURCE_EXHAUSTED
     ├── SessionFullError       a session has as much as may be kept
     ├── QueueFullError         this router has no room
+    ├── QuotaError             a tenant or a key has used up what it may
     ├── WorkersBusyError       every worker refused
     ├── JournalFullError       a request's journal has no room
     └── SlowReaderError        the client reads too slowly
@@ -61,9 +62,9 @@ from shoal.wire.status import (
 )
 
 __all__ = [
-    "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError", "JournalFullError",
-    "JournalGapError", "LateError", "MigrationFailedError", "ModelAbsentError", "NoWorkerError",
-    "PromptTooLongError", "QueueFullError", "RequestAbsentError", "RequestHeldError", "RequestOverError",
+    "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError", "JournalFullError", "JournalGapError",
+    "LateError", "MigrationFailedError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError",
+    "QueueFullError", "QuotaError", "RequestAbsentError", "RequestHeldError", "RequestOverError",
     "SessionAbsentError", "SessionExistsError", "SessionFullError", "SessionsAwayError", "SlowReaderError",
     "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "TurnReservedError", "WireError",
     "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
@@ -200,6 +201,12 @@ class QueueFullError(OverloadedError):
     """This router runs and queues as many requests as it may."""
 
     reason = "queue_full"
+
+
+class QuotaError(OverloadedError):
+    """A tenant or a key has used up what it may use for now."""
+
+    reason = "quota"
 
 
 class WorkersBusyError(OverloadedError):

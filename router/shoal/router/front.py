@@ -1,24 +1,32 @@
 """What stands before and after every generation, whichever API it came through.
 
-the caller's credential still counts → there is room → the events
+the caller's credential still counts → its quota has room → its turn in the queue → the events, counted
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.access.door import Door
-from shoal.router.admission import Admission
+from shoal.router.access.key import Key
+from shoal.router.admission import Admission, Claim
 from shoal.router.call import Call
 from shoal.router.inference.chat import Chat
 from shoal.router.inference.generate import Generator
+from shoal.router.limits.ledger import Scope
+from shoal.router.limits.policy import Policies
+from shoal.router.limits.quota import Quotas
 from shoal.router.metrics import Metrics
 
-_Event = TypeVar("_Event")
+_Event = TypeVar("_Event", api.ChatResponse, api.GenerateResponse)
+
+_USUAL_OUTPUT = 256  # tokens that a request is taken to want when it does not say, for its size in the queue
+_MOST_OUTPUT = 1024  # more is not believed there
+_CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +38,49 @@ class Front:
     door: Door
     admission: Admission
     metrics: Metrics
+    policies: Policies
+    quotas: Quotas | None
+    """None: nobody's use is counted."""
 
     def chats(self, asked: api.ChatRequest, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
         """The events of a turn. Raises as `Chat.events` does, and whatever stands before it."""
-        return self._guarded(lambda: self.chat.events(asked, call), call)
+        said = sum(len(message.content) for message in asked.messages)
+        return self._guarded(lambda call: self.chat.events(asked, call), call, self._claim(call, said, asked.limits))
 
     def generations(self, asked: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
         """The same for raw generation."""
-        return self._guarded(lambda: self.generator.events(asked, call), call)
+        said = len(asked.text) + len(asked.tokens.ids) * _CHARACTERS_PER_TOKEN
+        return self._guarded(
+            lambda call: self.generator.events(asked, call), call, self._claim(call, said, asked.limits)
+        )
+
+    def _claim(self, call: Call, characters: int, limits: api.Limits) -> Claim:
+        """Its size is guessed: tokens are known once it is rendered, which is work of its own."""
+        wanted = limits.max_tokens if limits.HasField("max_tokens") else _USUAL_OUTPUT
+        cost = 1 + characters / _CHARACTERS_PER_TOKEN + min(wanted, _MOST_OUTPUT)
+        return Claim(call.tenant, self.policies.of(call.tenant).share, cost)
 
     async def _guarded(
-        self, events: Callable[[], AsyncGenerator[_Event, None]], call: Call
+        self, events: Callable[[Call], AsyncGenerator[_Event, None]], call: Call, claim: Claim
     ) -> AsyncGenerator[_Event, None]:
-        async with (
-            self.door.served(call.caller),
-            self.admission.admitted() as waited,
-            contextlib.aclosing(events()) as opened,
-        ):
-            self.metrics.queue_time.observe(waited)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.door.served(call.caller))
+            if self.quotas is not None:
+                key = _limits_of(self.door.key_of(call.caller))
+                allowance = await stack.enter_async_context(self.quotas.allowed(call.caller, call.work_id, key))
+                call = replace(call, allowance=allowance)
+            self.metrics.queue_time.observe(await stack.enter_async_context(self.admission.admitted(claim)))
+            opened = await stack.enter_async_context(contextlib.aclosing(events(call)))
+            generated: dict[int, int] = {}
             async for event in opened:
+                if event.cursor.offset != generated.get(event.choice):
+                    generated[event.choice] = event.cursor.offset
+                    await call.allowance.output(sum(generated.values()))
                 yield event
+
+
+def _limits_of(key: Key | None) -> Scope | None:
+    """A key's own limits; None when it has none."""
+    if key is None or not (key.requests_per_minute or key.tokens_per_minute or key.concurrent):
+        return None
+    return Scope(key.id, key.requests_per_minute, key.tokens_per_minute, key.concurrent)

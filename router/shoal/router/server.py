@@ -50,6 +50,9 @@ from shoal.router.inference.generate import Generator
 from shoal.router.inference.models import Models
 from shoal.router.inference.opening import Openings
 from shoal.router.inference.service import InferenceService
+from shoal.router.limits.ledger import RedisLedger
+from shoal.router.limits.policy import Policies, PolicyError
+from shoal.router.limits.quota import Quotas
 from shoal.router.metrics import Metrics, MetricsServer
 from shoal.router.redis_parts import RedisParts
 from shoal.router.rim import Rim
@@ -103,7 +106,7 @@ class Router:
         self.membership = Membership(
             self.pool.set_members, time.monotonic, fixed=config.workers, wanted_groups=config.groups
         )
-        self.admission = Admission(config.max_running, config.max_waiting, time.monotonic)
+        self.admission = Admission(config.max_running, config.max_waiting, time.monotonic, config.limits.tenant_share)
         control = ControlTokens.of(tokenizer.control)
         toolbox = Toolbox(tools)
         chat = Chat(
@@ -134,9 +137,15 @@ class Router:
         keeper = self.redis.keeper
         generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices, config.model, keeper)
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
+        try:
+            policies = Policies(config.limits)
+        except (OSError, PolicyError) as error:
+            raise StartError(f"limits.tenants_file: {error}") from error
+        shared = RedisLedger(self.redis.client) if self.redis.client is not None else None
+        self._quotas = Quotas(config.limits, policies, shared, time.monotonic) if config.limits.enforced else None
         self._guard = build_guard(config.access, self.redis.client) if config.access.required else None
         door: Door = self._guard or OpenDoor()
-        front = Front(chat, generator, door, self.admission, self.metrics)
+        front = Front(chat, generator, door, self.admission, self.metrics, policies, self._quotas)
         service = InferenceService(front, models, config.max_request_seconds)
         gate = Gate(front, config.max_request_seconds)
         around = http.Surroundings(
@@ -178,6 +187,8 @@ class Router:
         if self.redis.client is not None:
             self._keep_running("membership", self.membership.watch(self.redis.client, config.registry_poll))
         self.redis.start(self._keep_running)
+        if self._quotas is not None:
+            self._keep_running("quotas", self._quotas.keep())
         self._keep_running("health", self._report_health())
         await self._server.start()
         if self._http is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shoal.router.access.caller import OPEN, Caller
+from shoal.router.access.key import Key
 from shoal.router.access.table import ALLOWED, FOR_EVERYBODY
 from shoal.router.errors import DeniedError
 
@@ -31,6 +32,10 @@ class Door(Protocol):
         """
         ...
 
+    def key_of(self, caller: Caller) -> Key | None:
+        """The record of the caller's key, None for who has none."""
+        ...
+
     def served(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """What runs inside ends with CredentialError when the caller's credential is revoked meanwhile."""
         ...
@@ -42,6 +47,10 @@ class OpenDoor:
     async def admit(self, shown: Shown, method: str) -> Caller:
         """See `Door`."""
         return allowed(OPEN, method)
+
+    def key_of(self, caller: Caller) -> Key | None:
+        """See `Door`."""
+        return None
 
     def served(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """See `Door`. Nothing is revoked here."""

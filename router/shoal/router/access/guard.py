@@ -69,6 +69,10 @@ class Guard:
             raise CredentialsAwayError("keys cannot be read now: ask again", retry_after_ms=_RETRY_AFTER_MS)
         raise CredentialError(_UNKNOWN)
 
+    def key_of(self, caller: Caller) -> Key | None:
+        """See `Door`."""
+        return self.keyring.get(caller.key_id)
+
     @asynccontextmanager
     async def served(self, caller: Caller) -> AsyncGenerator[None, None]:
         """What runs inside ends with CredentialError when the caller's key is revoked or expires."""

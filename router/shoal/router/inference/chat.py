@@ -82,7 +82,9 @@ class Chat:
             facts = await self.backend.wait_ready()
             plan = _Plan(request, call, opening, facts, seed_of(request.sampling), reservation)
             first = [self._work(plan, choice) for choice in range(count)]  # what is wrong with the request shows here
-            self.metrics.tokens_in.inc(sum(len(run.ids) for run in first[0].prompt))
+            tokens = sum(len(run.ids) for run in first[0].prompt)
+            await call.allowance.prompt(tokens, count * first[0].limits.max_tokens)
+            self.metrics.tokens_in.inc(tokens)
             record = chat_record(request, call, plan.seed, opening)
             async with self.keeper.keeping(record, call.deadline.remaining) as kept:
                 choices = [self._choice(plan, work, kept) for work in first]

@@ -58,7 +58,9 @@ class Generator:
         warnings = () if answer is None else await self._checked(request, answer)
         facts = await self.backend.wait_ready()
         works = await self._works(request, call, facts, answer)
-        self.metrics.tokens_in.inc(sum(len(run.ids) for run in works[0].prompt))
+        tokens = sum(len(run.ids) for run in works[0].prompt)
+        await call.allowance.prompt(tokens, len(works) * works[0].limits.max_tokens)
+        self.metrics.tokens_in.inc(tokens)
         record = generate_record(request, call, works[0].seed, works[0].prompt)
         async with self.keeper.keeping(record, call.deadline.remaining) as kept:
             choices = [self._choice(work, request, call, kept, warnings) for work in works]
