@@ -27,7 +27,7 @@ class Bucket:
     def wait(self, amount: float, now: int) -> int:
         """Milliseconds until `amount` can be taken; 0: now. More than it ever holds can be taken when it is full."""
         missing = min(amount, self.per_minute) - self._level(now)
-        return 0 if missing <= 0 else max(1, math.ceil(missing * 60_000 / self.per_minute))
+        return 0 if missing <= 1e-6 else max(1, math.ceil(missing * 60_000 / self.per_minute))
 
     def take(self, amount: float, now: int) -> None:
         """Take it, whether it is there or not; a negative amount is given back."""
