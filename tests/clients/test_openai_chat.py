@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.fleet.scripted_worker import Break, Hang, Refuse, Say, doing
+from shoal.router.fleet.scripted_worker import Hang, Refuse, Say, doing
 from tests.clients.stage import Stage, answer, call
 from tests.router.byte_tokenizer import ids_of
 
@@ -120,13 +120,13 @@ def test_several_tools_are_called_in_one_turn(stage: Stage, client: openai.OpenA
 
 
 def test_a_named_tool_is_demanded_of_the_worker(stage: Stage, client: openai.OpenAI) -> None:
-    """`tool_choice` and `response_format` reach the worker as a constraint; without them there is none."""
+    """`tool_choice` reaches the worker as a constraint; without it nothing but well-formed headers is demanded."""
     stage.says(call("weather", '{"city":"Oslo"}'))
     named: Any = {"type": "function", "function": {"name": "weather"}}
     client.chat.completions.create(model=stage.model, messages=HELLO, tools=[WEATHER], tool_choice=named)
-    assert stage.worker.submits[-1].HasField("constraint")
+    assert "functions.weather" in str(stage.worker.submits[-1].constraint)
     client.chat.completions.create(model=stage.model, messages=HELLO)
-    assert not stage.worker.submits[-1].HasField("constraint")
+    assert "functions" not in str(stage.worker.submits[-1].constraint)
 
 
 def test_parse_gives_an_object(stage: Stage, client: openai.OpenAI) -> None:
@@ -227,7 +227,7 @@ def test_overload_is_a_429_that_says_when_to_come_back(stage: Stage, client: ope
 def test_an_error_in_the_middle_ends_the_stream_with_an_error(stage: Stage, client: openai.OpenAI) -> None:
     """What was said is not lost, and nobody mistakes it for the whole."""
     begun = tuple(ids_of(stage.tokenizer, "<|channel|>final<|message|>Hel"))
-    stage.does(doing(Say(begun), Break()))
+    stage.does(doing(Say(begun), Refuse(pb.REFUSAL_REASON_INTERNAL, "the worker is broken")))
     heard: list[str] = []
     stream = client.chat.completions.create(model=stage.model, messages=HELLO, stream=True)
     with pytest.raises(openai.APIError, match="worker"):
@@ -235,7 +235,7 @@ def test_an_error_in_the_middle_ends_the_stream_with_an_error(stage: Stage, clie
     assert "".join(heard) == "Hel"
     with pytest.raises(openai.InternalServerError) as error:
         client.chat.completions.create(model=stage.model, messages=HELLO)
-    assert error.value.status_code == 503
+    assert error.value.status_code == 500
 
 
 def test_who_hangs_up_ends_the_work(stage: Stage, client: openai.OpenAI) -> None:

@@ -125,3 +125,22 @@ def test_allowing_some_is_masking_the_others(
 
     assert masked.id == chosen.id
     assert masked.logprob == pytest.approx(chosen.logprob)
+
+
+@given(
+    logits=st.lists(st.floats(-30, 30, width=32), min_size=6, max_size=40),
+    barred=st.sets(st.integers(0, 5), max_size=4),
+    draw=st.floats(0, 1, exclude_max=True),
+    temperature=st.sampled_from([0.0, 0.7, 1.0]),
+    top_k=st.integers(0, 4),
+    top_p=st.sampled_from([0.5, 0.9, 1.0]),
+)
+def test_barring_a_few_is_allowing_the_rest(
+    logits: list[float], barred: set[int], draw: float, temperature: float, top_k: int, top_p: float
+) -> None:
+    """Whichever of the two is the shorter way to say it, the same token is chosen."""
+    row, params = np.array(logits, dtype=np.float32), SamplingParams(temperature, top_p, top_k)
+    allowed = np.array([i for i in range(len(row)) if i not in barred], dtype=np.int64)
+
+    few = np.array(sorted(barred), dtype=np.int64)
+    assert sample(row, params, draw, masked=few).id == sample(row, params, draw, allowed=allowed).id

@@ -60,9 +60,9 @@ class RouterConfig:
     """Most continuations of one prompt."""
     model_name: str = ""
     """What clients call the model; empty: the name of `model_dir`."""
-    well_formed: bool = False
-    """Have workers keep the headers of every turn well-formed, also where no tool or format is asked for. Costs a mask
-    per token; without it the parser repairs what a model gets wrong."""
+    well_formed: bool = True
+    """Have workers keep the headers of every turn well-formed, also where no tool or format is asked for. Without it
+    the parser repairs what a model gets wrong."""
     parallel_tool_calls: bool = False
     """Ask the model for more calls after a function call where a request does not say. GPT-OSS was trained to wait for
     the result of each."""

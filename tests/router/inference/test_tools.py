@@ -115,15 +115,18 @@ async def test_a_session_goes_on_after_a_call(
     assert [item.message.call_id for item in stored.items] == ["", "", result.call_id, result.call_id, ""]
 
 
-async def test_plain_turns_are_not_constrained(start_cluster: StartCluster, tokenizer: Tokenizer) -> None:
-    """Nothing is enforced that nobody asked for, unless the router is told to keep headers well-formed."""
-    plain = await start_cluster(saying(ids_of(tokenizer, ANSWER)))
-    formed = await start_cluster(saying(ids_of(tokenizer, ANSWER)), well_formed=True)
-    for cluster in (plain, formed):
+async def test_headers_are_kept_well_formed(start_cluster: StartCluster, tokenizer: Tokenizer) -> None:
+    """Of every turn, unless the router is told not to, or the request goes on past the ends of turns."""
+    formed = await start_cluster(saying(ids_of(tokenizer, ANSWER)))
+    loose = await start_cluster(saying(ids_of(tokenizer, ANSWER)), well_formed=False)
+    for cluster in (formed, loose):
         await events_of(cluster.front.inference.Chat(user("?")))
+        await events_of(cluster.front.inference.Chat(user("?", limits=api.Limits(ignore_eos=True))))
 
-    assert not plain.worker.submits[0].HasField("constraint")
-    assert formed.worker.submits[0].HasField("constraint")
+    assert [submit.HasField("constraint") for submit in formed.worker.submits] == [True, False]
+    assert [submit.HasField("constraint") for submit in loose.worker.submits] == [False, False]
+    states = formed.worker.submits[0].constraint.states
+    assert not any(state.HasField("grammar") for state in states), "free text is held to no language"
 
 
 async def test_formats_and_tools_together(start_cluster: StartCluster, tokenizer: Tokenizer) -> None:

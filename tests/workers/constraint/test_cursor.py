@@ -56,6 +56,17 @@ def test_free_text_allows_every_byte_and_no_stray_control_token() -> None:
     assert len(cursor.allowed()) == 0
 
 
+def test_what_is_barred_in_free_text_is_all_the_rest() -> None:
+    """Both ways to say it agree; where a path or a language is followed only one of them is short."""
+    cursor = COMPILER.begin(constraint(anything(path(END, to=1)), choice()))
+    barred = cursor.barred()
+
+    assert barred is not None
+    assert set(range(len(TOKEN_BYTES))) - set(cursor.allowed().tolist()) == set(barred.tolist())
+    assert COMPILER.begin(constraint(JSON, choice())).barred() is None
+    assert taken(cursor, [97, END]).barred() is None
+
+
 def test_bytes_of_a_path_may_be_cut_into_tokens_in_any_way() -> None:
     """Each token that the rest of a path's bytes begins with is allowed; none may reach beyond them."""
     cursor = COMPILER.begin(constraint(choice(path(b"abc", STOP, to=1)), choice()))

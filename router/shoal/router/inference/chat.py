@@ -37,8 +37,9 @@ class ChatSettings:
     model: str
     """What requests may call the model."""
     max_choices: int = 16
-    well_formed: bool = False
-    """Have workers keep headers well-formed where nothing else is demanded, too."""
+    well_formed: bool = True
+    """Have workers keep headers well-formed where nothing else is demanded, too. Not where a request ignores the ends
+    of turns: it goes on past what is well-formed."""
     tool_rounds: int = 16
     """Most calls of the server's tools in one turn."""
     tool_seconds: float = 120.0
@@ -190,7 +191,7 @@ class Chat:
 
     def _round(self, plan: _Plan, choice: int, runs: tuple[Run, ...], limits: api.Limits, rules: TurnRules) -> Work:
         request, call = plan.request, plan.call
-        bound = plan.opening.demands.bind or self.settings.well_formed
+        bound = plan.opening.demands.bind or (self.settings.well_formed and not limits.ignore_eos)
         return Work(
             request_id=call.work_id,
             choice=choice,  # workers key the random numbers by it, so one seed serves all

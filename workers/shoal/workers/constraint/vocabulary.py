@@ -21,6 +21,8 @@ class Vocabulary:
         self._token_bytes = token_bytes
         self.text_ids: Ids = np.array([i for i, text in enumerate(token_bytes) if text], dtype=np.int64)
         """Every token that stands for bytes."""
+        self.other_ids: Ids = np.array([i for i, text in enumerate(token_bytes) if not text], dtype=np.int64)
+        """All the others, which are few."""
         self._by_text: dict[bytes, list[int]] = {}
         for token in self.text_ids.tolist():
             self._by_text.setdefault(token_bytes[token], []).append(token)

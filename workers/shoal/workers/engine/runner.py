@@ -87,21 +87,28 @@ def _result(work: Work, first: int, rows: NDArray[np.float32]) -> Result:
 
 def _sample(sequence: Sequence, row: Row, accepted: list[int]) -> Sampled:
     params, stop, given = sequence.sampling, sequence.stop, sequence.given_length
-    masked = tuple(stop.stop_token_ids) if sequence.num_generated + len(accepted) < stop.min_tokens else ()
+    early = sequence.num_generated + len(accepted) < stop.min_tokens
+    masked: Seq[int] | Ids = tuple(stop.stop_token_ids) if early else ()
     greedy = params.temperature == 0.0
-    allowed = _allowed(sequence.constraint, masked) if sequence.constraint is not None else None
+    allowed, barred = None, sequence.constraint.barred() if sequence.constraint is not None else None
+    if barred is not None:
+        masked = np.union1d(barred, masked) if len(masked) else barred
+    elif sequence.constraint is not None:
+        allowed = _allowed(sequence.constraint, masked)
     if allowed is not None and len(allowed) == 1 and not params.logprobs:
         return Sampled(int(allowed[0]))
-    if greedy and allowed is None and not (params.adjusts_logits or params.logprobs or masked):
-        return Sampled(int(row.argmax()))
+    if greedy and allowed is None and not (params.adjusts_logits or params.logprobs):
+        best = int(row.argmax())
+        if not len(masked) or best not in masked:
+            return Sampled(best)
     draw = 0.0 if greedy else uniform(sequence.seed, sequence.key.choice, len(sequence.tokens) + len(accepted))
     if not params.adjusts_logits:
         return sample(row, params, draw, masked=masked, allowed=allowed)
     return sample(row, params, draw, sequence.tokens[:given], sequence.tokens[given:] + accepted, masked, allowed)
 
 
-def _allowed(constraint: Cursor, masked: Seq[int]) -> Ids:
+def _allowed(constraint: Cursor, masked: Seq[int] | Ids) -> Ids:
     """What the constraint allows, without `masked` unless nothing else is left. Raises ConstraintError."""
     allowed = constraint.allowed()
-    kept = allowed[~np.isin(allowed, masked)] if masked else allowed
+    kept = allowed[~np.isin(allowed, masked)] if len(masked) else allowed
     return kept if len(kept) else allowed

@@ -80,7 +80,7 @@ def sample(
     draw: float,
     prompt: Sequence[int] = (),
     output: Sequence[int] = (),
-    masked: Sequence[int] = (),
+    masked: Sequence[int] | NDArray[np.int64] = (),
     allowed: NDArray[np.int64] | None = None,
 ) -> Sampled:
     """Choose from `row` [V]. `draw` is the position's number in [0, 1); `masked` ids cannot be chosen, or none but
@@ -115,7 +115,7 @@ def _adjusted(
     params: SamplingParams,
     prompt: Sequence[int],
     output: Sequence[int],
-    masked: Sequence[int],
+    masked: Sequence[int] | NDArray[np.int64],
 ) -> Logits:
     logits = row.astype(np.float64)
     if params.repetition_penalty != 1.0:
@@ -128,7 +128,7 @@ def _adjusted(
     for token, bias in params.logit_bias.items():
         logits[token] += bias
     if len(masked):
-        logits[list(masked)] = -np.inf
+        logits[np.asarray(masked, dtype=np.int64)] = -np.inf
     return logits
 
 

@@ -73,7 +73,7 @@ class ResponseBody(Sampled):
     """Not in OpenAI's API."""
     text: Text | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    truncation: Literal["disabled"] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = None
     # Accepted without effect.
     user: str | None = None
@@ -116,6 +116,7 @@ def turn_of(body: ResponseBody, messages: Sequence[api.Message], request_id: str
         top_logprobs=body.top_logprobs or 0,
         server_tools=server_tools,
         max_tool_calls=body.max_tool_calls,
+        context_policy=api.CONTEXT_POLICY_DROP_OLDEST if body.truncation == "auto" else api.CONTEXT_POLICY_REFUSE,
         only_these_tools=True,  # earlier responses' tools are not this one's
     )
 
