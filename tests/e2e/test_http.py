@@ -15,6 +15,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
+from shoal.router.tokenizer import Tokenizer
 from tests.e2e.served import Client, Served
 
 set_tracing_disabled(True)
@@ -100,9 +101,11 @@ def test_responses_are_kept_in_redis(openai_client: openai.OpenAI, model: str) -
         openai_client.responses.retrieve(first.id)
 
 
-def test_langchain_calls_a_tool(url: str, model: str) -> None:
+def test_langchain_calls_a_tool(url: str, model: str, client: Client) -> None:
     """The tool that must be called is, with arguments that it takes."""
-    chat = ChatOpenAI(model=model, base_url=url, api_key="none", seed=5, extra_body=BRIEF)  # type: ignore[arg-type]  # a str will do
+    message_token = Tokenizer.load(Path(client.run.model)).control["<|message|>"]
+    brief = {**BRIEF, "logit_bias": {message_token: -100}}  # rather a call than words before it, which noise never ends
+    chat = ChatOpenAI(model=model, base_url=url, api_key="none", seed=5, max_completion_tokens=300, extra_body=brief)  # type: ignore[arg-type]  # a str will do
     message = chat.bind_tools([paint], tool_choice="required").invoke("Paint!")
     (call,) = message.tool_calls
     assert paint.invoke(call).content.startswith("painted ")
