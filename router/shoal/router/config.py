@@ -88,6 +88,9 @@ class RouterConfig:
     """Longest time a request may ask for."""
     max_session_bytes: int = 32 * 2**20
     """Most that the items of a session may take in Redis."""
+    lease_seconds: float = 15.0
+    """A running request, and the session's turn that it writes, may be taken over once its router was silent for so
+    long."""
     redis_wait_seconds: float = 10.0
     """How long a start waits for the Redis of `redis_url` before it fails."""
     session_patience_seconds: float = 45.0
@@ -120,7 +123,7 @@ class RouterConfig:
             "max_session_bytes",
         ):
             self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in ("registry_poll", "max_request_seconds", "accept_seconds", "tool_seconds"):
+        for key in ("lease_seconds", "registry_poll", "max_request_seconds", "accept_seconds", "tool_seconds"):
             self._require(key, getattr(self, key) > 0, "above 0")
         for key in (
             "tool_rounds",

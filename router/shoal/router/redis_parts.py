@@ -35,7 +35,8 @@ class RedisParts:
             self.sessions = RedisSessions(self.client)
             self.records = Records(self.client, config.session_ttl_seconds)
             if config.journal_seconds > 0:
-                self.journal = Journal(self.client, JournalLimits(keep_seconds=config.journal_seconds))
+                limits = JournalLimits(config.lease_seconds, config.journal_seconds)
+                self.journal = Journal(self.client, limits)
                 self.recorder = Recorder(self.journal)
         self.keeper = Keeper(self.recorder, config.router_id)
 

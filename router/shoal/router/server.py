@@ -122,7 +122,7 @@ class Router:
                 today=_today,
                 parallel_calls=config.parallel_tool_calls,
                 max_session_bytes=config.max_session_bytes,
-                patience=Patience(append=config.session_patience_seconds),
+                patience=Patience(config.lease_seconds, config.session_patience_seconds),
             ),
             metrics=self.metrics,
             settings=ChatSettings(
