@@ -35,12 +35,13 @@ def make_engine(
     block_size: int = 16,
     caching: bool = True,
     speculate: int = 0,
+    int8: bool = False,
     exchange: Exchange | None = None,
     placement: Placement | None = None,
 ) -> Engine:
     """An engine over a real checkpoint; by default alone in its group."""
     checkpoint = open_checkpoint(path)
-    config, target = checkpoint.config, targets.choose("cpu")
+    config, target = checkpoint.config, targets.choose("cpu", int8=int8)
     exchange = exchange or LocalExchange()
     placement = placement or even_placement(config.num_layers, config.num_experts, 1)
     plan = plan_kv(
@@ -51,7 +52,8 @@ def make_engine(
     model = Model(config, target, load_dense(checkpoint, target.device), kv, max_context)
     held = [placement.experts_of(layer, exchange.rank) for layer in range(config.num_layers)]
     model.experts = tuple(
-        ExpertLayer(config, i, load_experts(checkpoint, i, ids, target.device), exchange) for i, ids in enumerate(held)
+        ExpertLayer(config, i, load_experts(checkpoint, i, ids, target.device, int8=int8), exchange)
+        for i, ids in enumerate(held)
     )
     window = max((w for w in config.layer_windows if w is not None), default=1)
     manager = KvManager(plan.num_full, plan.num_sliding, block_size, window, caching=caching)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.kernels import native
 from shoal.workers.engine.sequence import Sequence, SequenceKey
 from shoal.workers.experts.placement import Placement
 from shoal.workers.model.sampling import SamplingParams
@@ -82,6 +83,14 @@ def test_speculation_does_not_matter(tiny: Path, alone: list[list[int]]) -> None
     expected = run(make_engine(tiny), sequence([1, 2, 3], max_tokens=60, seed=1, sampling=two_words))
     assert expected == run(engine, sequence([1, 2, 3], max_tokens=60, seed=1, sampling=two_words))
     assert 0 < engine.counters.accepted_tokens < engine.counters.drafted_tokens
+
+
+@pytest.mark.skipif(not native.available(), reason=f"no native kernels here: {native.reason()}")
+def test_eight_bit_activations_are_as_exact_among_themselves(tiny: Path, alone: list[list[int]]) -> None:
+    """Other tokens than fp32 gives, the same ones in every batch."""
+    by_itself = [run(make_engine(tiny, int8=True), s)[0] for s in requests()]
+    assert by_itself == run(make_engine(tiny, int8=True, batch_tokens=29), *requests())
+    assert by_itself != alone
 
 
 def test_forks_do_not_matter(tiny: Path) -> None:

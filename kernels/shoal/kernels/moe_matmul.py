@@ -23,9 +23,14 @@ Weights = ExpertWeights | PackedExperts
 """As published, or what `prepare` made of them."""
 
 
-def prepare(w: ExpertWeights) -> Weights:
-    """The experts as their backend reads them fastest: packed on a CPU with native kernels, else unchanged."""
-    return native.pack_experts(w) if backend_for(w.blocks) == "native" else w
+def prepare(w: ExpertWeights, *, int8: bool = False) -> Weights:
+    """The experts as their backend reads them fastest: packed on a CPU with native kernels, else unchanged.
+
+    `int8` rounds activations to 8 bits before they meet these weights; native kernels alone can do that.
+    """
+    backend = backend_for(w.blocks)
+    assert not int8 or backend == "native", f"{backend} kernels keep their activations"
+    return native.pack_experts(w, int8=int8) if backend == "native" else w
 
 
 def gate_up(x: Tensor, rows: Tensor, offsets: Tensor, w: Weights, *, limit: float, alpha: float) -> Tensor:

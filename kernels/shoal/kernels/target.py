@@ -39,7 +39,8 @@ class BackendError(RuntimeError):
 class Target:
     """What one worker computes on, decided once at its start.
 
-    `dtype` is the dtype of activations (and of the KV cache). `kernel_class` names everything that can change a
+    `dtype` is the dtype of activations (and of the KV cache). `int8` rounds them to 8 bits where they meet MXFP4
+    weights: faster, less exact. `kernel_class` names everything that can change a
     rounding; two workers with equal classes, dtypes and checkpoints produce the same bits.
     """
 
@@ -47,10 +48,14 @@ class Target:
     backend: Backend
     dtype: torch.dtype
     kernel_class: str
+    int8: bool = False
 
 
-def choose(device: str = "auto") -> Target:
-    """Resolve "auto", "cpu", "cuda" or "cuda:N" to a complete target. Raises BackendError if it cannot serve."""
+def choose(device: str = "auto", *, int8: bool = False) -> Target:
+    """Resolve "auto", "cpu", "cuda" or "cuda:N" to a complete target, with `int8` activations if asked for.
+
+    Raises BackendError if it cannot serve.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -63,7 +68,10 @@ def choose(device: str = "auto") -> Target:
         raise BackendError(f"device: {device!r} was asked for, but torch sees no CUDA device")
     backend = _resolve(where.type, os.environ.get(OVERRIDE, ""))
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-    return Target(where, backend, dtype, _kernel_class(where, backend))
+    if int8 and backend != "native":
+        raise BackendError(f"8-bit activations are for the native kernels of a CPU; here {backend} kernels serve")
+    kernel_class = _kernel_class(where, backend).replace("cpu-", "cpu-int8-") if int8 else _kernel_class(where, backend)
+    return Target(where, backend, dtype, kernel_class, int8)
 
 
 def backend_for(x: torch.Tensor) -> Backend:

@@ -51,6 +51,9 @@ class WorkerConfig:
     """Keep the KV of finished sequences and find common prefixes in it."""
     speculative_tokens: int = 0
     """Most tokens guessed ahead per sequence and verified in one step; the output is the same. 0: none."""
+    int8_activations: bool = False
+    """Round activations to 8 bits where they meet the experts' weights: faster on a CPU, less exact, and another
+    numerics id."""
     collective_timeout: float = 5.0
     """Deadline of every exchange between ranks. A rank that died is noticed at once, one that hangs by its heartbeat;
     this is for what neither shows."""

@@ -73,4 +73,7 @@ class SelfTest:
             return "the logits of the self-test are not those of earlier epochs"
         if not bool(torch.isfinite(logits).all()):
             return "the logits of the self-test are not finite"
-        return difference(self._golden, logits, self._model.target.dtype) if self._golden is not None else ""
+        if self._golden is None:
+            return ""
+        target = self._model.target
+        return difference(self._golden, logits, torch.int8 if target.int8 else target.dtype)

@@ -63,7 +63,7 @@ class Worker:
 
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
-        self._target = targets.choose(config.device)
+        self._target = targets.choose(config.device, int8=config.int8_activations)
         self._alarm = Alarm(config.tls)
         ports = candidates(config.port, config.first_port)
         self._server = WorkerServer(self, config.host, ports, config.outbox_limit, config.tls)
@@ -121,7 +121,9 @@ class Worker:
         self._checkpoint = checkpoint
         self._engine = Engine(model, LocalExchange(), manager, limits, token_bytes)
         device = self._target.device
-        self._bank = ExpertBank(checkpoint, device, config.expert_spare_slots, lambda: free_bytes(device))
+        self._bank = ExpertBank(
+            checkpoint, device, config.expert_spare_slots, lambda: free_bytes(device), int8=self._target.int8
+        )
         self._self_test = SelfTest(model, self._golden(checkpoint))
         self._loop = EngineLoop(
             self._engine, self._alarm, self._server, self._canary, config.canary_period, config.epoch_patience

@@ -1,8 +1,8 @@
 """The kernels in C++ for the CPU, behind the same names and signatures as their launchers.
 
 Compiled on first use (a few seconds, then cached), for the best instruction set of the machine or the one that the
-environment variable `SHOAL_NATIVE_ISA` names: avx512, avx2 or portable. Where that is impossible, `available()` is
-False and `reason()` says why; calling an operation then raises NativeUnavailableError.
+environment variable `SHOAL_NATIVE_ISA` names: avx512vnni, avx512, avx2 or portable. Where that is impossible,
+`available()` is False and `reason()` says why; calling an operation then raises NativeUnavailableError.
 
 Exactness: every output row is the same bits whatever the other rows, their order, the number of threads and the way a
 prompt is cut into chunks. Instruction sets that round a multiply-add once (AVX-512, AVX2, NEON) agree with each other
@@ -97,7 +97,7 @@ def reason() -> str | None:
 
 
 def isa() -> str:
-    """avx512, avx2 or portable. Raises NativeUnavailableError."""
+    """avx512vnni, avx512, avx2 or portable. Raises NativeUnavailableError."""
     return library().isa
 
 
@@ -125,8 +125,8 @@ def pack_linear(weight: Tensor | PackedLinear) -> PackedLinear:
     return library().pack_linear(weight)
 
 
-def pack_experts(w: Experts | PackedExperts) -> PackedExperts:
-    return library().pack_experts(w)
+def pack_experts(w: Experts | PackedExperts, *, int8: bool = False) -> PackedExperts:
+    return library().pack_experts(w, int8=int8)
 
 
 def linear(

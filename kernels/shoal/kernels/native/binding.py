@@ -24,8 +24,8 @@ SIGNATURES = {
     "pack_dense": "pp ii",
     "pack_mxfp4": "pppp iii",
     "linear": "pppp iii",
-    "gate_up": "ppppppp iiiii ff",
-    "down": "pppppp iiii",
+    "gate_up": "ppppppp iiiiii ff",
+    "down": "pppppp iiiii",
     "rms_norm": "ppp ii f",
     "apply_rope": "ppppp iiiii",
     "write_kv": "ppppp iii",
@@ -35,7 +35,7 @@ SIGNATURES = {
     "combine": "ppp iii",
     "norm_linear": "pppppp iii f",
     "attention_block": "ppppppppppppppppp iiiiiiiiiii ff",
-    "expert_rows": "pppppppppppp iiiiii ff",
+    "expert_rows": "pppppppppppp iiiiiii ff",
     "forward": "pp",
     "read": "pp i",
     "multiply_add": "p ii",
@@ -105,8 +105,8 @@ class Library:
         call(self.c.shoal_pack_dense, weight, data, N, K)
         return PackedLinear(data, N, K)
 
-    def pack_experts(self, w: Experts | PackedExperts) -> PackedExperts:
-        """Experts as `gate_up` and `down` read them; packed ones are given back."""
+    def pack_experts(self, w: Experts | PackedExperts, *, int8: bool = False) -> PackedExperts:
+        """Experts as `gate_up` and `down` read them; packed ones are given back as they are."""
         if isinstance(w, PackedExperts):
             return w
         E, N, G, _ = w.blocks.shape
@@ -116,7 +116,7 @@ class Library:
         codes = torch.empty((E, padded(N, LANES), G, 16), dtype=torch.uint8)
         scales = torch.empty((E, padded(N, LANES), G), dtype=torch.uint8)
         call(self.c.shoal_pack_mxfp4, w.blocks, w.scales, codes, scales, E, N, G)
-        return PackedExperts(codes, scales, w.bias)
+        return PackedExperts(codes, scales, w.bias, int8)
 
     def linear(
         self, x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None, out_dtype: torch.dtype | None = None
@@ -147,7 +147,23 @@ class Library:
         out = torch.empty((R, N // 2), dtype=torch.float32)
         call(
             self.c.shoal_gate_up,
-            *(x, rows, offsets, packed.blocks, packed.scales, packed.bias, out, T, R, E, N, K, limit, alpha),
+            *(
+                x,
+                rows,
+                offsets,
+                packed.blocks,
+                packed.scales,
+                packed.bias,
+                out,
+                T,
+                R,
+                E,
+                N,
+                K,
+                packed.int8,
+                limit,
+                alpha,
+            ),
         )
         return out
 
@@ -159,7 +175,7 @@ class Library:
         check(h, torch.float32, (R, K))
         check(offsets, torch.int32, (E + 1,))
         out = torch.empty((R, N), dtype=torch.float32)
-        call(self.c.shoal_down, h, offsets, packed.blocks, packed.scales, packed.bias, out, R, E, N, K)
+        call(self.c.shoal_down, h, offsets, packed.blocks, packed.scales, packed.bias, out, R, E, N, K, packed.int8)
         return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

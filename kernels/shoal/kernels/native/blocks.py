@@ -127,6 +127,7 @@ def expert_rows(
     slots, N = check_experts(up, H)
     _, outputs = check_experts(down, N // 2)
     assert outputs == H, (outputs, H)
+    assert up.int8 == down.int8, (up.int8, down.int8)
     check(x, torch.float32, (T, H))
     check(ids, torch.int32, (T, k))
     check(slot_of, torch.int32, (slot_of.shape[0],))
@@ -135,6 +136,6 @@ def expert_rows(
     binding.call(
         library.c.shoal_expert_rows,
         *(x, ids, slot_of, up.blocks, up.scales, up.bias, down.blocks, down.scales, down.bias),
-        *(out, loads, pairs, T, k, slot_of.shape[0], slots, H, N // 2, limit, alpha),
+        *(out, loads, pairs, T, k, slot_of.shape[0], slots, H, N // 2, up.int8, limit, alpha),
     )
     return out[: int(pairs)]

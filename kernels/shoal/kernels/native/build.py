@@ -36,12 +36,14 @@ KERNEL_SOURCES = (
     "forward.cpp",
     "measure.cpp",
 )
+AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma")
 # Library name -> (sources, flags of its instruction set). Never -march=native: a cache may outlive its machine.
 UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "probe": (("probe.cpp",), ()),
     "portable": (KERNEL_SOURCES, ()),
     "avx2": (KERNEL_SOURCES, ("-mavx2", "-mfma")),
-    "avx512": (KERNEL_SOURCES, ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma")),
+    "avx512": (KERNEL_SOURCES, AVX512),
+    "avx512vnni": (KERNEL_SOURCES, (*AVX512, "-mavx512vnni")),
 }
 
 

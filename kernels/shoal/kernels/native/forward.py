@@ -68,6 +68,7 @@ class Forward:
         self._kept = (tuple(layers), ends)
         V, H = ends.embedding.shape
         E, inner = layers[0].router.rows, layers[0].gate_up.out_features // 2
+        int8 = layers[0].gate_up.int8
         check(ends.embedding, torch.bfloat16, (V, H))
         check(ends.norm, torch.float32, (H,))
         check_linear(ends.unembedding, None, V, H)
@@ -77,10 +78,10 @@ class Forward:
         blocks = [1, 1]  # of the full and of the sliding pool
         for layer in layers:
             blocks[layer.window is not None] = layer.cache[0].shape[0]
-        self._layers = (_Layer * len(layers))(*(_layer(part, heads, H, E, inner, bs, blocks) for part in layers))
+        self._layers = (_Layer * len(layers))(*(_layer(part, heads, H, E, inner, bs, blocks, int8) for part in layers))
         self._model = _Model(
             self._layers, *_pointers(ends.embedding, ends.unembedding.data, ends.norm, *ends.rope),
-            len(layers), V, H, heads.heads, heads.kv_heads, heads.head_dim, E, top_k, inner, P, bs, tuple(blocks),
+            len(layers), V, H, heads.heads, heads.kv_heads, heads.head_dim, E, top_k, inner, P, bs, int8, tuple(blocks),
             heads.eps, heads.scale, limit, alpha,
         )  # fmt: skip
         self._seconds = torch.zeros(len(PHASES), dtype=torch.float64)
@@ -109,7 +110,9 @@ class Forward:
         return logits, self._seconds.tolist()
 
 
-def _layer(part: LayerParts, heads: Heads, H: int, E: int, inner: int, bs: int, blocks: list[int]) -> _Layer:
+def _layer(
+    part: LayerParts, heads: Heads, H: int, E: int, inner: int, bs: int, blocks: list[int], int8: bool
+) -> _Layer:
     a, hq, hk, hd = part.attention, heads.heads, heads.kv_heads, heads.head_dim
     assert isinstance(a.qkv, PackedLinear), "qkv is not packed"
     assert isinstance(a.out, PackedLinear), "out is not packed"
@@ -121,6 +124,7 @@ def _layer(part: LayerParts, heads: Heads, H: int, E: int, inner: int, bs: int, 
     for cache in part.cache:
         check(cache, torch.float32, (blocks[part.window is not None], bs, hk, hd))
     slots = part.gate_up.num_experts
+    assert part.gate_up.int8 == part.down.int8 == int8, (part.gate_up.int8, part.down.int8, int8)
     assert check_experts(part.gate_up, H) == (slots, 2 * inner), part.gate_up.bias.shape
     assert check_experts(part.down, inner) == (slots, H), part.down.bias.shape
     check(part.slot_of, torch.int32, (E,))
@@ -160,7 +164,7 @@ class _Model(ctypes.Structure):
         ("layers", ctypes.POINTER(_Layer)),
         *_fields(
             "embedding unembedding norm cos sin",
-            "count V H hq hk hd E k I P block_size blocks2",
+            "count V H hq hk hd E k I P block_size int8 blocks2",
             "eps scale limit alpha",
         ),
     ]

@@ -8,7 +8,7 @@ import platform
 
 from shoal.kernels.native.build import NativeUnavailableError, build_unit
 
-ISAS = ("portable", "avx2", "avx512")  # in ascending order, as the probe counts them
+ISAS = ("portable", "avx2", "avx512", "avx512vnni")  # in ascending order, as the probe counts them
 ENVIRONMENT_KEY = "SHOAL_NATIVE_ISA"
 
 

@@ -38,6 +38,8 @@ class PackedExperts:
     blocks: Tensor
     scales: Tensor
     bias: Tensor
+    int8: bool = False
+    """Whether activations are rounded to 8 bits, 32 sharing a scale, before they meet these weights: less exact."""
 
     @property
     def num_experts(self) -> int:

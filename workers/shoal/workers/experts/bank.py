@@ -44,13 +44,21 @@ class ExpertBank:
     """Belongs to one thread at a time; the layers handed out are never changed where they are used."""
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, spare_slots: int, free_bytes: Callable[[], int]
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        spare_slots: int,
+        free_bytes: Callable[[], int],
+        *,
+        int8: bool = False,
     ) -> None:
-        """`spare_slots` are kept free per layer when memory is first taken; `free_bytes` says what memory is left."""
+        """`spare_slots` are kept free per layer when memory is first taken; `free_bytes` says what memory is left;
+        `int8` is for activations of 8 bits."""
         self._checkpoint = checkpoint
         self._device = device
         self._spare_slots = spare_slots
         self._free_bytes = free_bytes
+        self._int8 = int8
         layers = checkpoint.config.num_layers
         self._layers: list[LayerExperts | None] = [None] * layers
         self._in_use: list[frozenset[int]] = [frozenset()] * layers
@@ -76,7 +84,7 @@ class ExpertBank:
     def _fill(self, layer: int, wanted: frozenset[int]) -> tuple[LayerExperts, int]:
         held = self._layers[layer]
         if held is None:
-            fresh = load_experts(self._checkpoint, layer, sorted(wanted), self._device, self._spare_slots)
+            fresh = self._read(layer, sorted(wanted), self._spare_slots)
             self._layers[layer] = fresh
             return fresh, len(wanted)
         missing = sorted(wanted - set(held.ids))
@@ -86,11 +94,14 @@ class ExpertBank:
         if grows:
             held, slots = _grown(held, wanted, self._spare_slots)
         if missing:
-            _write(held, slots, load_experts(self._checkpoint, layer, missing, self._device))
+            _write(held, slots, self._read(layer, missing))
             held = replace(held, ids=_renamed(held.ids, slots, missing))
         if not grows:
             self._layers[layer] = held  # the same memory: what was just read is there even if this epoch never comes
         return held, len(missing)
+
+    def _read(self, layer: int, ids: Sequence[int], spare_slots: int = 0) -> LayerExperts:
+        return load_experts(self._checkpoint, layer, ids, self._device, spare_slots, int8=self._int8)
 
     def _require_room(self, wanted: Sequence[Sequence[int]]) -> None:
         """Raise NoRoomError when new slots would take more memory than there is."""

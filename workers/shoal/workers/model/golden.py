@@ -26,7 +26,7 @@ _EXACT = 1e-3
 """Largest relative error of fp32 activations: another order of sums gives some 1e-6."""
 
 _ROUGH = 0.35
-"""Of 16-bit activations, and only for nine rows of ten: one flipped choice of an expert changes a whole row."""
+"""Of narrower activations, and only for nine rows of ten: one flipped choice of an expert changes a whole row."""
 
 
 @dataclass(frozen=True, slots=True)

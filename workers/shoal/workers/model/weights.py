@@ -96,9 +96,18 @@ def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
 
 
 def load_experts(
-    checkpoint: Checkpoint, layer: int, ids: Sequence[int], device: torch.device, spare_slots: int = 0
+    checkpoint: Checkpoint,
+    layer: int,
+    ids: Sequence[int],
+    device: torch.device,
+    spare_slots: int = 0,
+    *,
+    int8: bool = False,
 ) -> LayerExperts:
-    """Read only the byte ranges of experts `ids` of `layer`, with free slots behind them. Raises CheckpointError."""
+    """Read only the byte ranges of experts `ids` of `layer`, with free slots behind them. Raises CheckpointError.
+
+    `int8` prepares them for activations of 8 bits.
+    """
 
     def tensor(name: str) -> Tensor:
         read = checkpoint.experts(f"model.layers.{layer}.mlp.experts.{name}", ids)
@@ -108,7 +117,7 @@ def load_experts(
 
     def expert_weights(projection: str) -> moe_matmul.Weights:
         parts = [tensor(f"{projection}_{part}") for part in ("blocks", "scales", "bias")]
-        return moe_matmul.prepare(ExpertWeights(*parts))
+        return moe_matmul.prepare(ExpertWeights(*parts), int8=int8)
 
     return LayerExperts((*ids, *([FREE] * spare_slots)), expert_weights("gate_up_proj"), expert_weights("down_proj"))
 

@@ -51,7 +51,7 @@ SHOAL_API const char* shoal_expert_rows(const float* x, const int32_t* ids, cons
                                         const uint8_t* down_blocks, const uint8_t* down_scales,
                                         const uint16_t* down_bias, float* out, int64_t* loads, int64_t* pairs,
                                         int64_t T, int64_t k, int64_t E, int64_t slots, int64_t H, int64_t I,
-                                        float limit, float alpha) {
+                                        int64_t int8, float limit, float alpha) {
   const int64_t R = T * k;
   char* memory = static_cast<char*>(shoal::scratch(
       shoal::kBlock, sizeof(float) * R * (I + H) + sizeof(int32_t) * (4 * R + slots + 1) + 7 * 64));
@@ -71,9 +71,10 @@ SHOAL_API const char* shoal_expert_rows(const float* x, const int32_t* ids, cons
   for (int64_t s = 0; s < slots; ++s) loads[s] += offsets[s + 1] - offsets[s];
   for (int64_t r = 0; r < held; ++r) rows[r] = order[r] / static_cast<int32_t>(k);
   if (const char* wrong = shoal_gate_up(x, rows, offsets, up_blocks, up_scales, up_bias, hidden, T, held, slots, 2 * I,
-                                        H, limit, alpha))
+                                        H, int8, limit, alpha))
     return wrong;
-  if (const char* wrong = shoal_down(hidden, offsets, down_blocks, down_scales, down_bias, sorted, held, slots, H, I))
+  if (const char* wrong =
+          shoal_down(hidden, offsets, down_blocks, down_scales, down_bias, sorted, held, slots, H, I, int8))
     return wrong;
   for (int64_t r = 0; r < held; ++r)
     std::memcpy(out + place[order[r]] * H, sorted + r * H, sizeof(float) * H);

@@ -24,7 +24,7 @@ struct Model {
   const Layer* layers;
   const uint16_t *embedding, *unembedding;
   const float *norm, *cos, *sin;
-  int64_t count, V, H, hq, hk, hd, E, k, I, P, block_size, blocks[2];
+  int64_t count, V, H, hq, hk, hd, E, k, I, P, block_size, int8, blocks[2];
   double eps, scale, limit, alpha;
 };
 
@@ -74,8 +74,8 @@ const char* run_layer(const Model& m, const Step& step, const Layer& layer, floa
   int64_t pairs = 0;
   if (const char* wrong = shoal_expert_rows(normed, ids, layer.slot_of, layer.up_codes, layer.up_scales, layer.up_bias,
                                             layer.down_codes, layer.down_scales, layer.down_bias, rows, layer.loads,
-                                            &pairs, T, m.k, m.E, layer.slots, m.H, m.I, static_cast<float>(m.limit),
-                                            static_cast<float>(m.alpha)))
+                                            &pairs, T, m.k, m.E, layer.slots, m.H, m.I, m.int8,
+                                            static_cast<float>(m.limit), static_cast<float>(m.alpha)))
     return wrong;
   watch.lap(kExperts);
   if (const char* wrong = shoal_combine(rows, weights, other, T, m.k, m.H)) return wrong;

@@ -21,6 +21,9 @@ constexpr int kLanes = 16;
 alignas(64) constexpr float kE2m1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                          -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
+// The same as unsigned bytes, twice the value plus 12.
+alignas(16) constexpr uint8_t kTwice[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
 SHOAL_INLINE float bf16_to_float(uint16_t half) {
   const uint32_t bits = static_cast<uint32_t>(half) << 16;
   float value;

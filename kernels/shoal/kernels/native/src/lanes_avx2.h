@@ -95,4 +95,25 @@ SHOAL_INLINE __m256 high_8(__m256i pairs) {
 SHOAL_INLINE V load_low(const uint16_t* p) { return {low_8(load_8(p)), low_8(load_8(p + 16))}; }
 SHOAL_INLINE V load_high(const uint16_t* p) { return {high_8(load_8(p)), high_8(load_8(p + 16))}; }
 
+// Whole numbers, for activations of 8 bits. `twice` holds the codes of low or of high nibbles as unsigned bytes,
+// 2 * value + 12; dot adds four products of such bytes and of x's signed bytes to each lane, exactly.
+struct I { __m256i a, b; };
+SHOAL_INLINE I set1_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+SHOAL_INLINE V to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+template <bool high>
+SHOAL_INLINE __m256i twice_8(__m256i codes) {
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(kTwice)));
+  return _mm256_shuffle_epi8(table, _mm256_and_si256(high ? _mm256_srli_epi32(codes, 4) : codes, _mm256_set1_epi8(15)));
+}
+template <bool high>
+SHOAL_INLINE I twice(Codes codes) { return {twice_8<high>(codes.a), twice_8<high>(codes.b)}; }
+SHOAL_INLINE __m256i dot_8(__m256i sum, __m256i weights, __m256i x) {
+  const __m256i pairs = _mm256_maddubs_epi16(weights, x);  // at most 2 * 24 * 127
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+SHOAL_INLINE I dot(I sum, I weights, int32_t x) {
+  const __m256i four = _mm256_set1_epi32(x);
+  return {dot_8(sum.a, weights.a, four), dot_8(sum.b, weights.b, four)};
+}
+
 }  // namespace

@@ -72,4 +72,24 @@ SHOAL_INLINE V load_high(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), mask))};
 }
 
+// Whole numbers, for activations of 8 bits. `twice` holds the codes of low or of high nibbles as unsigned bytes,
+// 2 * value + 12; dot adds four products of such bytes and of x's signed bytes to each lane, exactly.
+struct I { __m512i v; };
+SHOAL_INLINE I set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
+SHOAL_INLINE V to_float(I x) { return {_mm512_cvtepi32_ps(x.v)}; }
+template <bool high>
+SHOAL_INLINE I twice(Codes codes) {
+  const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kTwice)));
+  const __m512i nibbles = high ? _mm512_srli_epi32(codes.v, 4) : codes.v;
+  return {_mm512_shuffle_epi8(table, _mm512_and_si512(nibbles, _mm512_set1_epi8(15)))};
+}
+SHOAL_INLINE I dot(I sum, I weights, int32_t x) {
+#if defined(__AVX512VNNI__)
+  return {_mm512_dpbusd_epi32(sum.v, weights.v, _mm512_set1_epi32(x))};
+#else
+  const __m512i pairs = _mm512_maddubs_epi16(weights.v, _mm512_set1_epi32(x));  // at most 2 * 24 * 127
+  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+#endif
+}
+
 }  // namespace

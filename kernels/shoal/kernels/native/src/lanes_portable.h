@@ -115,4 +115,30 @@ SHOAL_INLINE V load_high(const uint16_t* p) {
   return from_bits(bits);
 }
 
+// Whole numbers, for activations of 8 bits. `twice` holds the codes of low or of high nibbles as unsigned bytes,
+// 2 * value + 12; dot adds four products of such bytes and of x's signed bytes to each lane, exactly.
+struct I { int32_t v[kLanes]; };
+SHOAL_INLINE I set1_int(int32_t x) {
+  I out;
+  for (int i = 0; i < kLanes; ++i) out.v[i] = x;
+  return out;
+}
+SHOAL_INLINE V to_float(I x) { SHOAL_EACH_LANE(static_cast<float>(x.v[4 * i + j])); }
+template <bool high>
+SHOAL_INLINE I twice(const Codes& codes) {
+  I out;
+  for (int i = 0; i < kLanes; ++i) {
+    uint32_t bytes = 0;
+    for (int b = 0; b < 4; ++b) bytes |= static_cast<uint32_t>(kTwice[codes.v[i] >> (8 * b + 4 * high) & 15]) << 8 * b;
+    out.v[i] = static_cast<int32_t>(bytes);
+  }
+  return out;
+}
+SHOAL_INLINE I dot(I sum, I weights, int32_t x) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int b = 0; b < 4; ++b)
+      sum.v[i] += static_cast<uint8_t>(weights.v[i] >> 8 * b) * static_cast<int8_t>(x >> 8 * b);
+  return sum;
+}
+
 }  // namespace

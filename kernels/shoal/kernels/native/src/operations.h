@@ -15,9 +15,10 @@ const char* shoal_attention(const float*, const float*, const float*, const int3
                             int64_t, int64_t, float);
 const char* shoal_sort_by_expert(const int32_t*, int32_t*, int32_t*, int64_t, int64_t);
 const char* shoal_gate_up(const float*, const int32_t*, const int32_t*, const uint8_t*, const uint8_t*,
-                          const uint16_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, float, float);
+                          const uint16_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float,
+                          float);
 const char* shoal_down(const float*, const int32_t*, const uint8_t*, const uint8_t*, const uint16_t*, float*, int64_t,
-                       int64_t, int64_t, int64_t);
+                       int64_t, int64_t, int64_t, int64_t);
 const char* shoal_route(const float*, int32_t*, float*, int64_t, int64_t, int64_t);
 const char* shoal_combine(const float*, const float*, float*, int64_t, int64_t, int64_t);
 const char* shoal_norm_linear(const float*, const float*, const uint16_t*, const uint16_t*, float*, float*, int64_t,
@@ -29,7 +30,7 @@ const char* shoal_attention_block(const float*, const float*, const uint16_t*, c
                                   int64_t, int64_t, float, float);
 const char* shoal_expert_rows(const float*, const int32_t*, const int32_t*, const uint8_t*, const uint8_t*,
                               const uint16_t*, const uint8_t*, const uint8_t*, const uint16_t*, float*, int64_t*,
-                              int64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float, float);
+                              int64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float, float);
 }
 
 namespace {
