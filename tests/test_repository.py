@@ -72,7 +72,8 @@ def declared(*extras: str) -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + [r for extra in extras for r in project["optional-dependencies"][extra]]
     names = {re.split(r"[\[<>=!~ ;]", requirement)[0].lower() for requirement in wanted}
-    imported_as = {"protobuf": "google", "grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pyjwt": "jwt",
+    imported_as = {"opentelemetry-sdk": "opentelemetry", "protobuf": "google",
+                   "grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pyjwt": "jwt",
                    "grpcio-reflection": "grpc_reflection"}  # fmt: skip
     return {imported_as.get(name, name).replace("-", "_") for name in names}
 
@@ -91,7 +92,7 @@ def imports_of(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("root", "extras"),
     [
-        ("proto", ()),
+        ("proto", ("tracing",)),
         ("router", ("router",)),
         ("kernels", ("worker", "gpu")),
         ("workers", ("worker", "gpu")),

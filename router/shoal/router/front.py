@@ -20,7 +20,7 @@ from shoal.router.inference.generate import Generator
 from shoal.router.limits.ledger import Scope
 from shoal.router.limits.policy import Policies
 from shoal.router.limits.quota import Quotas
-from shoal.router.metrics import Metrics
+from shoal.router.watch import Watch
 
 _Event = TypeVar("_Event", api.ChatResponse, api.GenerateResponse)
 
@@ -37,7 +37,7 @@ class Front:
     generator: Generator
     door: Door
     admission: Admission
-    metrics: Metrics
+    watch: Watch
     policies: Policies
     quotas: Quotas | None
     """None: nobody's use is counted."""
@@ -45,13 +45,18 @@ class Front:
     def chats(self, asked: api.ChatRequest, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
         """The events of a turn. Raises as `Chat.events` does, and whatever stands before it."""
         said = sum(len(message.content) for message in asked.messages)
-        return self._guarded(lambda call: self.chat.events(asked, call), call, self._claim(call, said, asked.limits))
+        return self._guarded(
+            "chat", lambda call: self.chat.events(asked, call), call, self._claim(call, said, asked.limits)
+        )
 
     def generations(self, asked: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
         """The same for raw generation."""
         said = len(asked.text) + len(asked.tokens.ids) * _CHARACTERS_PER_TOKEN
         return self._guarded(
-            lambda call: self.generator.events(asked, call), call, self._claim(call, said, asked.limits)
+            "text_completion",
+            lambda call: self.generator.events(asked, call),
+            call,
+            self._claim(call, said, asked.limits),
         )
 
     def _claim(self, call: Call, characters: int, limits: api.Limits) -> Claim:
@@ -61,21 +66,24 @@ class Front:
         return Claim(call.tenant, self.policies.of(call.tenant).share, cost)
 
     async def _guarded(
-        self, events: Callable[[Call], AsyncGenerator[_Event, None]], call: Call, claim: Claim
+        self, operation: str, events: Callable[[Call], AsyncGenerator[_Event, None]], call: Call, claim: Claim
     ) -> AsyncGenerator[_Event, None]:
         async with contextlib.AsyncExitStack() as stack:
+            watched = stack.enter_context(self.watch.request(operation, call))
+            call = watched.call
             await stack.enter_async_context(self.door.served(call.caller))
             if self.quotas is not None:
                 key = _limits_of(self.door.key_of(call.caller))
                 allowance = await stack.enter_async_context(self.quotas.allowed(call.caller, call.work_id, key))
                 call = replace(call, allowance=allowance)
-            self.metrics.queue_time.observe(await stack.enter_async_context(self.admission.admitted(claim)))
+            watched.admitted(await stack.enter_async_context(self.admission.admitted(claim)))
             opened = await stack.enter_async_context(contextlib.aclosing(events(call)))
             generated: dict[int, int] = {}
             async for event in opened:
                 if event.cursor.offset != generated.get(event.choice):
                     generated[event.choice] = event.cursor.offset
                     await call.allowance.output(sum(generated.values()))
+                watched.saw(event)
                 yield event
 
 

@@ -11,7 +11,10 @@ from shoal.router.journal.journal import Journal
 from shoal.router.journal.keeper import Keeper
 from shoal.router.journal.lease import JournalLimits
 from shoal.router.journal.recorder import Recorder
+from shoal.router.metrics import Metrics
 from shoal.router.sessions.redis_store import RedisSessions
+from shoal.router.sessions.store import SessionStore
+from shoal.router.sessions.timed import timed
 from shoal.router.store.connect import RedisUrlError, connect
 from shoal.router.store.ready import RedisNotReadyError, require_ready
 from shoal.router.store.script import Client
@@ -20,10 +23,10 @@ from shoal.router.store.script import Client
 class RedisParts:
     """The client and what stands on it."""
 
-    def __init__(self, config: RouterConfig) -> None:
+    def __init__(self, config: RouterConfig, metrics: Metrics) -> None:
         """Connects later, when first used. Raises StartError for a URL that cannot be used."""
         self.client: Client | None = None
-        self.sessions: RedisSessions | None = None
+        self.sessions: SessionStore | None = None
         self.records: Records | None = None
         self.journal: Journal | None = None
         self.recorder: Recorder | None = None
@@ -32,7 +35,7 @@ class RedisParts:
                 self.client = connect(config.redis_url)
             except RedisUrlError as error:
                 raise StartError(f"router.redis_url: {error}") from error
-            self.sessions = RedisSessions(self.client)
+            self.sessions = timed(RedisSessions(self.client), metrics.store_time)
             self.records = Records(self.client, config.session_ttl_seconds)
             if config.journal_seconds > 0:
                 limits = JournalLimits(config.lease_seconds, config.journal_seconds)

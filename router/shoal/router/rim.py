@@ -112,6 +112,7 @@ class Rim(grpc.aio.ServerInterceptor):
         code = "OK" if status is None else status.code.name
         self._metrics.requests.labels(name, code).inc()
         seconds = round(time.monotonic() - began, 4)
+        self._metrics.duration.labels(name).observe(seconds)
         if status is None:
             _log.info("request_ended", method=name, code=code, seconds=seconds)
             return

@@ -60,10 +60,13 @@ from shoal.router.sessions.reservation import Patience
 from shoal.router.sessions.service import SessionService, SessionSettings
 from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import Toolbox, ToolRunner
+from shoal.router.waiting_line import WaitingLine
+from shoal.router.watch import Watch
 from shoal.wire.credentials import InsecureRefusedError, add_port, join_address, require_loopback_or
 from shoal.wire.options import server_options
 from shoal.wire.settings import SettingError
 from shoal.wire.tls import TlsConfig, serving_credentials
+from shoal.wire.tracing import Tracing
 
 INFERENCE = api.DESCRIPTOR.services_by_name["InferenceService"].full_name
 SESSIONS = api.DESCRIPTOR.services_by_name["SessionService"].full_name
@@ -93,7 +96,7 @@ class Router:
         _require_closed(config)
         self._config = config
         self.metrics = Metrics()
-        self.redis = RedisParts(config)
+        self.redis = RedisParts(config, self.metrics)
         settings = LinkSettings(
             config.router_id, tokenizer.hash, config.max_unread_tokens, config.accept_seconds, config.tls
         )
@@ -145,7 +148,8 @@ class Router:
         self._quotas = Quotas(config.limits, policies, shared, time.monotonic) if config.limits.enforced else None
         self._guard = build_guard(config.access, self.redis.client) if config.access.required else None
         door: Door = self._guard or OpenDoor()
-        front = Front(chat, generator, door, self.admission, self.metrics, policies, self._quotas)
+        self._watch = Watch(self.metrics, WaitingLine(time.monotonic), Tracing.of("shoal-router"))
+        front = Front(chat, generator, door, self.admission, self._watch, policies, self._quotas)
         service = InferenceService(front, models, config.max_request_seconds)
         gate = Gate(front, config.max_request_seconds)
         around = http.Surroundings(
@@ -182,6 +186,7 @@ class Router:
             self._keep_running("keys", self._guard.watch(config.access.refresh))
         self.metrics.in_flight.set_function(lambda: self.admission.running)
         self.metrics.queued.set_function(lambda: self.admission.waiting)
+        self.metrics.queue_oldest.set_function(lambda: self._watch.line.oldest)
         self.metrics.workers.set_function(lambda: len(self.pool.eligible()))
         self.metrics.registry_age.set_function(lambda: self.membership.age)
         if self.redis.client is not None:
@@ -213,6 +218,7 @@ class Router:
         await self.redis.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
+        await asyncio.to_thread(self._watch.tracing.close)
 
     def _keep_running(self, name: str, work: Coroutine[None, None, None]) -> None:
         """In the background until the router stops; its end before that is a mistake of ours and is logged."""

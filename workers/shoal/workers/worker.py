@@ -24,6 +24,7 @@ from shoal.kernels import target as targets
 from shoal.proto.v1 import watch_pb2
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.constraint_pb2 import Constraint
+from shoal.wire.tracing import Tracing
 from shoal.workers.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from shoal.workers.config import WorkerConfig
 from shoal.workers.constraint.compiler import ConstraintCompiler
@@ -42,6 +43,7 @@ from shoal.workers.kv.manager import KvManager
 from shoal.workers.kv.memory import plan_kv
 from shoal.workers.loop import EngineLoop, State
 from shoal.workers.messages import sequence_from
+from shoal.workers.metrics import MetricsServer, Readings
 from shoal.workers.model import golden
 from shoal.workers.model.kv_cache import allocate
 from shoal.workers.model.model import Model
@@ -49,8 +51,10 @@ from shoal.workers.model.moe import ExpertLayer
 from shoal.workers.model.token_bytes import read_token_bytes
 from shoal.workers.model.weights import load_dense
 from shoal.workers.ports import candidates
+from shoal.workers.report import report
 from shoal.workers.selftest import SelfTest
 from shoal.workers.server import WorkerServer
+from shoal.workers.tracing import TracedPost
 
 log = structlog.get_logger()
 
@@ -67,6 +71,8 @@ class Worker:
         self._alarm = Alarm(config.tls)
         ports = candidates(config.port, config.first_port)
         self._server = WorkerServer(self, config.host, ports, config.outbox_limit, config.tls)
+        self._traced = TracedPost(self._server, Tracing.of("shoal-worker"), config.worker_id)
+        self._metrics: MetricsServer | None = None
         self._welcome = pb.Welcome(worker_id=config.worker_id, group=config.group, protocol=1)
         self._checkpoint: Checkpoint | None = None
         self._engine: Engine | None = None
@@ -126,10 +132,12 @@ class Worker:
         )
         self._self_test = SelfTest(model, self._golden(checkpoint))
         self._loop = EngineLoop(
-            self._engine, self._alarm, self._server, self._canary, config.canary_period, config.epoch_patience
+            self._engine, self._alarm, self._traced, self._canary, config.canary_period, config.epoch_patience
         )
         self._server.start()
         self._loop.start()
+        if config.metrics_port >= 0:
+            self._metrics = MetricsServer(self._readings(), config.metrics_host, config.metrics_port)
         numerics_id = self._numerics_id(checkpoint)
         self._welcome.MergeFrom(
             pb.Welcome(
@@ -144,7 +152,7 @@ class Worker:
         log.info(
             "worker prepared", worker=config.worker_id, address=self._server.address, kernels=self._target.kernel_class,
             kv_tokens=plan.tokens, kv_bytes_full=plan.bytes_full, kv_bytes_sliding=plan.bytes_sliding,
-            seconds=round(seconds, 3),
+            seconds=round(seconds, 3), metrics=self._metrics.port if self._metrics else None,
         )  # fmt: skip
         self._facts = WorkerFacts(
             worker_id=config.worker_id,
@@ -228,6 +236,10 @@ class Worker:
             loop.stop(timeout=self.config.collective_timeout + 5.0)
         self._alarm.disconnect()
         self._server.stop()
+        self._traced.close()
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
         if self._checkpoint is not None:
             self._checkpoint.close()
 
@@ -248,6 +260,7 @@ class Worker:
         if self._loop is None:
             raise NotReadyError("this worker is not prepared")
         self._loop.submit(sequence_from(submit, self._welcome.vocab_size, stream, constraint))
+        self._traced.begin(submit)
         return pb.Accepted(
             request_id=submit.request_id,
             attempt=submit.attempt,
@@ -271,32 +284,7 @@ class Worker:
 
     def status_message(self) -> pb.GetStatusResponse:
         """The state as routers and people see it."""
-        ready = self._loop is not None and self._loop.state is State.SERVING and not self._loop.draining
-        response = pb.GetStatusResponse(identity=self._welcome, ready=ready, pid=os.getpid())
-        response.kernel_path = self._target.kernel_class
-        engine = self._engine
-        if engine is None:
-            return response
-        response.steps = engine.counters.steps
-        response.generated_tokens = engine.counters.generated_tokens
-        response.prompt_tokens = engine.counters.prompt_tokens
-        response.running = len(engine.running)
-        response.waiting = len(engine.waiting)
-        response.kv_blocks = engine.kv.full.num_blocks
-        response.kv_blocks_used = engine.kv.full.num_blocks - engine.kv.full.num_free
-        response.sliding_blocks = engine.kv.sliding.num_blocks
-        response.sliding_blocks_used = engine.kv.sliding.num_blocks - engine.kv.sliding.num_free
-        response.kv_bytes = engine.model.kv.plan.bytes_total
-        response.cached_tokens = engine.counters.cached_tokens
-        response.preemptions = engine.counters.preemptions
-        response.drafted_tokens = engine.counters.drafted_tokens
-        response.accepted_tokens = engine.counters.accepted_tokens
-        for layer, experts in enumerate(engine.model.experts):
-            for expert, tokens in experts.loads.items():
-                response.expert_loads.add(layer=layer, expert=expert, tokens=tokens)
-        for phase, seconds in dict(engine.model.stopwatch.seconds).items():
-            response.step_seconds[phase] = seconds
-        return response
+        return report(self._welcome, self._target.kernel_class, self._engine, self._loop)
 
     def status(self) -> dict[str, Any]:
         """The same as plain values, for the controller."""
@@ -313,6 +301,13 @@ class Worker:
             "generated_tokens": message.generated_tokens,
             "pid": message.pid,
         }
+
+    def _readings(self) -> Readings:
+        """For /metrics, asked by a thread of its own."""
+        assert self._engine is not None, "no engine"
+        assert self._loop is not None, "no loop"
+        engine, loop = self._engine, self._loop
+        return Readings(self.status_message, lambda: loop.state.name.lower(), lambda: engine.exchange.traffic)
 
     # -- small things ---------------------------------------------------------------------------------------------
 

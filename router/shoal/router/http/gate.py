@@ -43,7 +43,7 @@ class Gate:
     @property
     def metrics(self) -> Metrics:
         """What is counted."""
-        return self.front.metrics
+        return self.front.watch.metrics
 
     def call(self, request: Request) -> Call:
         """The call of a request. Raises FieldError for an `x-request-id` that is no name."""

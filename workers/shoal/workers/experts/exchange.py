@@ -50,12 +50,24 @@ class Agreement:
     wishes: Wish  # of any rank
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What an exchange has carried and waited for since it was made."""
+
+    sent_bytes: int = 0
+    """To other ranks."""
+    waited_seconds: float = 0.0
+    """For other ranks to begin a step: the price of stragglers."""
+
+
 class Exchange(Protocol):
     """How tokens reach the ranks of a group. One instance serves one epoch.
 
     Every method is a collective: all ranks call it in the same order. Every method may raise ExchangeError within
     the deadline; the exchange is then finished and a new epoch must be made.
     """
+
+    traffic: Traffic
 
     @property
     def rank(self) -> int: ...
@@ -89,6 +101,9 @@ class LocalExchange:
 
     rank = 0
     size = 1
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
 
     def agree(self, step: int, tokens_dp: int, wishes: Wish) -> Agreement:
         return Agreement(tokens_dp, tokens_dp, wishes)

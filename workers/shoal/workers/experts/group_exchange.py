@@ -8,13 +8,14 @@ The sizes follow from one small all-gather of top-k ids per layer: every rank th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from shoal.workers.errors import ExchangeError
-from shoal.workers.experts.exchange import Agreement, Handle, Wish
+from shoal.workers.experts.exchange import Agreement, Handle, Traffic, Wish
 from shoal.workers.experts.placement import Placement
 from shoal.workers.experts.process_group import ProcessGroup
 
@@ -26,6 +27,7 @@ class GroupExchange:
     """Implements `Exchange` for two ranks and more."""
 
     def __init__(self, group: ProcessGroup, placement: Placement, epoch: int, top_k: int, device: torch.device) -> None:
+        self.traffic = Traffic()
         self._group = group
         self._epoch = epoch
         self._step = 0
@@ -51,7 +53,9 @@ class GroupExchange:
         self._group.close()
 
     def agree(self, step: int, tokens_dp: int, wishes: Wish) -> Agreement:
+        began = time.perf_counter()
         all_ranks = self.compare([self._epoch, step, tokens_dp, int(wishes)])
+        self.traffic.waited_seconds += time.perf_counter() - began
         for rank, (epoch, peer_step, _, _) in enumerate(all_ranks):
             if (epoch, peer_step) != (self._epoch, step):
                 raise ExchangeError(
@@ -119,6 +123,8 @@ class GroupExchange:
         """Send parts[p] to rank p, receive counts[p] rows from it; every message is sealed."""
         width = parts[0].shape[1]
         outgoing = torch.cat([row for part in parts for row in (part, self._seal(layer, phase, part))])
+        kept = parts[self.rank].shape[0] + 1
+        self.traffic.sent_bytes += (outgoing.shape[0] - kept) * width * outgoing.element_size()
         incoming = outgoing.new_empty(sum(counts) + self.size, width)
         self._group.all_to_all(
             incoming, outgoing, [count + 1 for count in counts], [part.shape[0] + 1 for part in parts]
