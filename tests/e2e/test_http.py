@@ -106,7 +106,7 @@ def test_langchain_calls_a_tool(url: str, model: str, client: Client) -> None:
     message_token = Tokenizer.load(Path(client.run.model)).control["<|message|>"]
     brief = {**BRIEF, "logit_bias": {message_token: -100}}  # rather a call than words before it, which noise never ends
     chat = ChatOpenAI(model=model, base_url=url, api_key="none", seed=5, max_completion_tokens=300, extra_body=brief)  # type: ignore[arg-type]  # a str will do
-    message = chat.bind_tools([paint], tool_choice="required").invoke("Paint!")
+    message = chat.bind_tools([paint], tool_choice="required", strict=True).invoke("Paint!")
     (call,) = message.tool_calls
     assert paint.invoke(call).content.startswith("painted ")
     assert isinstance(chat.with_structured_output(Fish).invoke("A fish?"), Fish)

@@ -12,7 +12,7 @@ from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.http.body import parse
 from shoal.router.http.errors import problem_of
 from shoal.router.http.responses.answer import ResponseAnswer
-from shoal.router.http.responses.request import ResponseBody
+from shoal.router.http.responses.request import ResponseBody, turn_of
 from tests.router.http.test_chat_answer import turns
 
 EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -90,3 +90,16 @@ def test_tools_on_the_server_have_items_of_their_own() -> None:
     assert (route["server_label"], route["name"], route["status"]) == ("maps", "route", "failed")
     assert route["error"]["content"][0]["text"] == "found"
     assert "response.mcp_call.failed" in [event["type"] for event in told]
+
+
+def test_truncation_is_the_contexts_policy() -> None:
+    """ "auto" leaves out the oldest turns, everything else refuses what is too long; the response says which."""
+    for asked, policy in (
+        ("auto", api.CONTEXT_POLICY_DROP_OLDEST),
+        ("disabled", api.CONTEXT_POLICY_REFUSE),
+        (None, api.CONTEXT_POLICY_REFUSE),
+    ):
+        body = ResponseBody.model_validate({"model": "m", "input": "x", "truncation": asked})
+        assert turn_of(body, [api.Message()], "r").context_policy == policy
+        told = ResponseAnswer(body, "resp_1", 0.0, stored=False).snapshot()
+        assert told["truncation"] == (asked or "disabled")
