@@ -146,4 +146,4 @@ def crew(model: Path, *names: str, **settings: Any) -> Iterator[Crew]:
 
 def states(hired: Crew, names: Sequence[str]) -> list[str]:
     """What the loops of these workers do."""
-    return [hired.workers[name].call("describe").result(10)[2] for name in names]
+    return [hired.workers[name].call("status").result(10)["state"] for name in names]

@@ -201,6 +201,35 @@ def status(
 
 
 @app.command()
+def scale(
+    ep_size: Annotated[int | None, typer.Option(help="Workers per copy of the model.", min=1)] = None,
+    groups: Annotated[int | None, typer.Option(help="Copies of the model.", min=1)] = None,
+    wait: Annotated[float, typer.Option(help="Longest wait until it is so, in seconds; 0 does not wait.")] = 600.0,
+    config: Config = None,
+    state_dir: StateDir = None,
+    assignments: Set = None,
+) -> None:
+    """Change how many workers serve, while they serve."""
+    from shoal.cluster.commands import scale as command
+
+    command.scale(_settings(config, assignments, cluster__state_dir=state_dir), ep_size, groups, wait)
+
+
+@app.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="Its name, such as g0-1, or its rank.")],
+    wait: Annotated[float, typer.Option(help="Longest wait until it is gone, in seconds; 0 does not wait.")] = 600.0,
+    config: Config = None,
+    state_dir: StateDir = None,
+    assignments: Set = None,
+) -> None:
+    """Send a worker away and put another in its place, losing nothing."""
+    from shoal.cluster.commands import scale as command
+
+    command.drain(_settings(config, assignments, cluster__state_dir=state_dir), worker, wait)
+
+
+@app.command()
 def stop(
     now: Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")] = False,
     config: Config = None,

@@ -40,6 +40,12 @@ class ClusterConfig:
     """Workers per copy of the model: the experts are spread over them."""
     groups: int = 1
     """Copies of the model."""
+    spares: int = 0
+    """Workers kept prepared per group, to take a dead one's place at once."""
+    heartbeat_timeout: float = 3.0
+    """A worker that is silent for so long is killed and replaced."""
+    drain_timeout: float = 30.0
+    """How long a worker that leaves may finish what it has; what is left then moves elsewhere."""
     ray_address: str = ""
     """An existing Ray cluster, `host:port` or "auto"; empty: start one here and stop it at the end."""
     namespace: str = "shoal"
@@ -62,6 +68,9 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         self._require("ep_size", 1 <= self.ep_size <= 256, "1 to 256")
         self._require("groups", 1 <= self.groups <= 64, "1 to 64")
+        self._require("spares", 0 <= self.spares <= 64, "0 to 64")
+        self._require("heartbeat_timeout", self.heartbeat_timeout >= 0.5, "0.5 or more")
+        self._require("drain_timeout", self.drain_timeout >= 0, "0 or more")
         self._require("start_timeout", self.start_timeout > 0, "above 0")
         self._require("stop_grace", self.stop_grace >= 0, "0 or more")
         self._require("namespace", self.namespace != "", "a name")
@@ -84,7 +93,7 @@ class ClusterConfig:
     @property
     def ranks(self) -> int:
         """Workers in all."""
-        return self.ep_size * self.groups
+        return (self.ep_size + self.spares) * self.groups
 
     @property
     def group_names(self) -> tuple[str, ...]:

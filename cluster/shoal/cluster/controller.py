@@ -1,8 +1,8 @@
 """Makes the running groups equal to the declared ones: performs what `lifecycle` decides and tells it what came of it.
 
-    controller = Controller(fleet, registry, [GroupState(...)])
+    controller = Controller(fleet, registry, watch, [GroupState(...)])
     task = asyncio.create_task(controller.run())   # until every group is stopped
-    ...
+    controller.scale(ep_size=4, groups=1)
     await controller.stop(grace=10.0)
 
 One queue, one consumer: a group's state changes nowhere else. What takes long runs in tasks that end in an event. A
@@ -12,46 +12,65 @@ registry that is away delays announcements, it breaks no group: what could not b
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
 
-from shoal.cluster import lifecycle as life
-from shoal.cluster.lifecycle import GroupState, Phase
+from shoal.cluster import group_actions as do
+from shoal.cluster import lifecycle
+from shoal.cluster.fleet import Fleet, FleetError
+from shoal.cluster.group_state import (
+    Balanced,
+    Begun,
+    DrainAsked,
+    Entered,
+    Event,
+    GroupState,
+    Lost,
+    Mood,
+    Phase,
+    Policy,
+    Prepared,
+    Refused,
+    Released,
+    Scaled,
+    Stage,
+    StopAsked,
+    Tick,
+    Word,
+)
+from shoal.cluster.heartbeats import Heartbeats
 from shoal.cluster.registry_writer import Registry, RegistryAwayError
+from shoal.cluster.status_report import describe
 from shoal.wire.registry import GroupEntry
-from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
+from shoal.workers.experts.group import GroupSpec, WorkerFacts
+from shoal.workers.experts.placement import Placement
 
 log = structlog.get_logger()
 
 TICK = 0.5
-"""Seconds between two looks at the workers."""
+"""Seconds between two ticks of the groups."""
+
+LOOK = 0.1
+"""Seconds between two looks at who is silent."""
 
 
-class FleetError(Exception):
-    """Workers could not be placed, or one failed or died; the message is one line."""
+class Watch(Protocol):
+    """Listens to one worker."""
+
+    def __call__(self, facts: WorkerFacts) -> AsyncIterator[Word]:
+        """Its words, until it is dead. Silence is judged by who listens."""
 
 
-class Fleet(Protocol):
-    """The processes of all groups. Methods raise FleetError unless they say otherwise, and may be cancelled."""
+class Meeting(Protocol):
+    """Where the members of one epoch meet; kept open while the epoch lives."""
 
-    async def reserve(self, group: str, ep_size: int) -> None:
-        """Get one place per rank, all or none. Returns when all are there."""
-
-    async def prepare(self, group: str, rank: int) -> WorkerFacts:
-        """Start the rank's process and let it prepare."""
-
-    async def join(self, group: str, rank: int, spec: GroupSpec) -> EpochReport:
-        """Let the rank join."""
-
-    async def probe(self, group: str, rank: int) -> None:
-        """Raises when the rank is dead or serves no more; an answer that is merely late raises nothing."""
-
-    async def release(self, group: str, grace: float) -> None:
-        """Stop the group's processes and give the places back. Never raises; safe to repeat."""
+    @property
+    def port(self) -> int: ...
 
 
 class Controller:
@@ -61,153 +80,281 @@ class Controller:
         self,
         fleet: Fleet,
         registry: Registry,
+        watch: Watch,
+        meeting: Callable[[], Meeting],
         groups: Iterable[GroupState],
+        *,
+        heartbeat_timeout: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._fleet = fleet
-        self._registry = registry
+        """A worker that is silent for `heartbeat_timeout` seconds is killed and replaced."""
+        self._fleet, self._registry, self._watch, self._meeting = fleet, registry, watch, meeting
         self._clock = clock
         self.groups = {state.group: state for state in groups}
-        self._events: asyncio.Queue[tuple[str, life.Event]] = asyncio.Queue()
-        self._unwritten: dict[str, GroupEntry] = {}
+        self._heartbeats = Heartbeats(heartbeat_timeout)
+        self._events: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
+        self._unwritten: dict[str, GroupEntry | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._meetings: dict[str, list[Meeting]] = {}
+        self._busy: dict[str, bool] = {}
+        self._reminded: dict[str, float] = {}
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Bring every group up and look after it; returns once all are stopped."""
+        """Bring every group up, or take it over as it is, and look after it; returns once all are stopped."""
         for group in self.groups:
-            self._events.put_nowait((group, life.Begun()))
-        ticking = asyncio.create_task(self._tick())
+            await self._begin(group)
+        ticking = [asyncio.create_task(self._tick()), asyncio.create_task(self._judge())]
         try:
             while any(state.phase is not Phase.STOPPED for state in self.groups.values()):
                 group, event = await self._events.get()
-                await self._handle(group, event)
+                if group in self.groups:
+                    await self._handle(group, event)
         finally:
-            for task in [ticking, *self._tasks]:
+            for task in [*ticking, *self._tasks]:
                 task.cancel()
             self._stopped.set()
 
     async def stop(self, grace: float) -> None:
         """Stop every group; returns when their processes are gone. Needs `run` to be running, or to have ended."""
         for group in self.groups:
-            self._events.put_nowait((group, life.StopAsked(grace)))
+            self._events.put_nowait((group, StopAsked(grace)))
         await self._stopped.wait()
+
+    async def scale(self, ep_size: int, groups: int, policy: Policy, grace: float) -> None:
+        """Want this from now on; routers are told as it comes true."""
+        wanted = [f"g{number}" for number in range(groups)]
+        for group in list(self.groups):
+            if group not in wanted:
+                self._events.put_nowait((group, StopAsked(grace)))
+        for group in wanted:
+            known = self.groups.get(group)
+            if known is None or known.phase is Phase.STOPPED:
+                deadline = self._clock() + policy.start_timeout
+                epoch = 0 if known is None else known.epoch
+                self.groups[group] = GroupState(group, ep_size, epoch, deadline, policy)
+                await self._begin(group)
+            else:
+                self._events.put_nowait((group, Scaled(ep_size)))
+
+    def drain(self, name: str) -> bool:
+        """Send a member away and put another in its place. False when there is no such member."""
+        for group, state in self.groups.items():
+            hand = state.hand(name)
+            if hand is not None and hand.stage is Stage.MEMBER:
+                self._events.put_nowait((group, DrainAsked(name)))
+                return True
+        return False
+
+    def rebalance(self, group: str, epoch: int, placement: Placement) -> None:
+        """Change to this placement, unless the epoch is over by then."""
+        self._events.put_nowait((group, Balanced(epoch, placement)))
 
     def status(self) -> dict[str, Any]:
         """Every group with its ranks, as plain values."""
-        return {"groups": [_describe(state) for state in self.groups.values()]}
+        return {"groups": [describe(state) for state in self.groups.values()]}
 
-    async def _handle(self, group: str, event: life.Event) -> None:
+    # -- one event after another ----------------------------------------------------------------------------------
+
+    async def _begin(self, group: str) -> None:
+        """Begin a group with what is left of an earlier life. Workers that were never prepared are not kept."""
+        found, names = [], []
+        for worker in await self._fleet.survey(group):
+            names.append(worker.name)
+            if worker.facts is None:
+                await self._fleet.kill(worker.name, None)
+                continue
+            found.append((worker.facts, worker.spec))
+            self.groups[group] = replace(self.groups[group], epoch=max(self.groups[group].epoch, worker.epoch))
+            self._listen(group, worker.facts)
+        serial = max((int(name.rpartition("-")[2]) + 1 for name in names), default=0)
+        self._events.put_nowait((group, Begun(tuple(found), serial)))
+
+    async def _handle(self, group: str, event: Event) -> None:
         before = self.groups[group]
-        state, actions = life.step(before, event, self._clock())
+        state, actions = lifecycle.step(before, event, self._clock())
         self.groups[group] = state
-        if state.phase is not before.phase:
+        if state.phase is not before.phase or state.epoch != before.epoch:
             level = log.error if state.phase is Phase.FAILED else log.info
             level("group changed", group=group, epoch=state.epoch, phase=str(state.phase), reason=state.reason)
         if state.phase is not before.phase and state.phase in (Phase.FAILED, Phase.STOPPING):
-            self._cancel(group)
+            self._cancel(f"{group}: hire")
+            self._cancel(f"{group}: epoch")
         for action in actions:
-            await self._perform(group, action)
-        if isinstance(event, life.Tick):
+            await self._perform(group, before, action)
+        if isinstance(event, Tick):
             await self._write_registry()
-            if state.phase is Phase.READY:
-                for rank in range(state.ep_size):
-                    self._spawn(group, f"probe {rank}", self._probe(group, rank))
+        if state.phase is Phase.STOPPED:
+            self._unwritten[group] = None
+            await self._write_registry()
 
-    async def _perform(self, group: str, action: life.Action) -> None:
+    async def _perform(self, group: str, before: GroupState, action: do.Action) -> None:
         match action:
-            case life.Publish(entry):
+            case do.Publish(entry):
                 self._unwritten[group] = entry
                 await self._write_registry()
-            case life.Reserve(ep_size):
-                self._spawn(group, "reserve", self._reserve(group, ep_size))
-            case life.Prepare(ep_size):
-                for rank in range(ep_size):
-                    self._spawn(group, f"prepare {rank}", self._prepare(group, rank))
-            case life.Join(spec):
-                for rank in range(spec.size):
-                    self._spawn(group, f"join {rank}", self._join(group, rank, spec))
-            case life.Release(grace):
-                self._spawn(group, "release", self._release(group, grace))
+            case do.Hire(name):
+                self._spawn(f"{group}: hire {name}", self._hire(group, name))
+            case do.Enter(spec, together):
+                self._cancel(f"{group}: epoch")
+                self._spawn(f"{group}: epoch {spec.epoch}", self._enter(group, self._met(spec), together))
+            case do.Drain(name, wanted):
+                self._spawn(f"{group}: drain {name} {wanted}", self._drain(name, wanted))
+            case do.Kill(name):
+                self._forget(group, name)
+                hand = before.hand(name)
+                self._spawn(f"{group}: kill {name}", self._fleet.kill(name, hand.facts if hand else None))
+            case do.Dismiss(name):
+                self._forget(group, name)
+                self._spawn(f"{group}: dismiss {name}", self._fleet.dismiss(name, 0.0))
+            case do.Remind(at):
+                self._reminded[group] = min(at, self._reminded.get(group, at))
+            case do.Release(grace):
+                self._spawn(f"{group}: release", self._release(group, before, grace))
 
     async def _write_registry(self) -> None:
         for group, entry in list(self._unwritten.items()):
             try:
-                await self._registry.publish(entry)
+                await (self._registry.remove(group) if entry is None else self._registry.publish(entry))
             except RegistryAwayError as error:
                 log.warning("registry not written, will try again", group=group, error=str(error))
             else:
-                del self._unwritten[group]
+                if self._unwritten.get(group) is entry:
+                    del self._unwritten[group]
 
     async def _tick(self) -> None:
+        last = self._clock()
         while True:
-            await asyncio.sleep(TICK)
-            for group in self.groups:
-                self._events.put_nowait((group, life.Tick()))
+            await asyncio.sleep(min(LOOK, max(0.001, min(self._reminded.values(), default=1e18) - self._clock())))
+            now = self._clock()
+            due = {group for group, at in self._reminded.items() if now >= at}
+            for group in due:
+                del self._reminded[group]
+            if now - last >= TICK:
+                last, due = now, set(self.groups)
+            for group in due:
+                self._events.put_nowait((group, Tick()))
 
-    # -- what takes long: each ends in one event, or in none when it was cancelled -------------------------------------
+    async def _judge(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            for name in self._heartbeats.silent(self._clock()):
+                why = f"silent for {self._heartbeats.timeout:g} s"
+                for group, state in self.groups.items():
+                    if state.hand(name) is not None:
+                        log.warning("a worker hangs", worker=name, why=why)
+                        self._events.put_nowait((group, Lost(name, why)))
 
-    async def _reserve(self, group: str, ep_size: int) -> None:
-        await self._report(group, None, self._fleet.reserve(group, ep_size), lambda _: life.Placed())
+    # -- what takes long: each ends in events, or in none when it was cancelled ----------------------------------
 
-    async def _prepare(self, group: str, rank: int) -> None:
-        await self._report(group, rank, self._fleet.prepare(group, rank), lambda facts: life.Prepared(rank, facts))
-
-    async def _join(self, group: str, rank: int, spec: GroupSpec) -> None:
-        joining = self._fleet.join(group, rank, spec)
-        await self._report(group, rank, joining, lambda report: life.Joined(rank, report))
-
-    async def _probe(self, group: str, rank: int) -> None:
-        await self._report(group, rank, self._fleet.probe(group, rank), lambda _: None)
-
-    async def _release(self, group: str, grace: float) -> None:
+    async def _hire(self, group: str, name: str) -> None:
         try:
-            await self._fleet.release(group, grace)
+            facts = await self._fleet.hire(group, name)
+        except Exception as error:
+            self._events.put_nowait((group, Lost(name, _told(error))))
+            return
+        self._listen(group, facts)
+        self._events.put_nowait((group, Prepared(name, facts)))
+
+    async def _enter(self, group: str, spec: GroupSpec, together: bool) -> None:
+        """While the epoch before is served, everybody reads first what the new one needs; else nobody waits."""
+        names = [m.worker_id for m in spec.members]
+        if together and not all(await asyncio.gather(*(self._stage(group, name, spec) for name in names))):
+            return
+        await asyncio.gather(*(self._enter_one(group, name, spec, together) for name in names))
+
+    async def _stage(self, group: str, name: str, spec: GroupSpec) -> bool:
+        return await self._refusable(group, name, spec, self._fleet.stage(name, spec)) is not _REFUSED
+
+    async def _enter_one(self, group: str, name: str, spec: GroupSpec, together: bool) -> None:
+        if not together and not await self._stage(group, name, spec):
+            return
+        report = await self._refusable(group, name, spec, self._fleet.enter(name, spec, together))
+        if report is not _REFUSED:
+            self._events.put_nowait((group, Entered(name, spec.epoch, report)))
+
+    async def _refusable(self, group: str, name: str, spec: GroupSpec, work: Awaitable[Any]) -> Any:
+        """What the work gives, or _REFUSED after saying so."""
+        try:
+            return await work
+        except FleetError as error:
+            refused = Refused(name, spec.epoch, error.obstacle, str(error))
+        except Exception as error:
+            log.exception("controller failed at its work", group=group, worker=name)
+            refused = Refused(name, spec.epoch, FleetError("").obstacle, _told(error))
+        self._events.put_nowait((group, refused))
+        return _REFUSED
+
+    async def _drain(self, name: str, wanted: bool) -> None:
+        with contextlib.suppress(FleetError):  # its death is told by other ways
+            await self._fleet.drain(name, wanted)
+
+    async def _follow(self, group: str, facts: WorkerFacts) -> None:
+        name = facts.worker_id
+        self._heartbeats.heard(name, self._clock())
+        async for word in self._watch(facts):
+            self._heartbeats.heard(name, self._clock())
+            known, self._busy[name] = self._busy.get(name), word.busy
+            if (
+                word.mood is not Mood.SERVING or word.draining or known != word.busy
+            ):  # a group need not hear that all is well
+                self._events.put_nowait((group, word))
+        self._events.put_nowait((group, Lost(name, "its process died")))
+
+    async def _release(self, group: str, state: GroupState, grace: float) -> None:
+        names = [hand.name for hand in state.workers]
+        try:
+            if grace > 0:
+                await asyncio.gather(*(self._drain(name, True) for name in names))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        while any(self._busy.get(name) for name in names):  # noqa: ASYNC110  # told by heartbeats
+                            await asyncio.sleep(0.05)
+            for name in names:
+                self._forget(group, name)
+            await asyncio.gather(*(self._fleet.dismiss(name, 0.0) for name in names))
+            for worker in await self._fleet.survey(group):
+                await self._fleet.kill(worker.name, worker.facts)
         except Exception:
             log.exception("a group was not released cleanly", group=group)
-        self._events.put_nowait((group, life.Released()))
+        self._meetings.pop(group, None)
+        self._events.put_nowait((group, Released()))
 
-    async def _report(
-        self, group: str, rank: int | None, work: Awaitable[Any], outcome: Callable[[Any], life.Event | None]
-    ) -> None:
-        event: life.Event | None
-        try:
-            event = outcome(await work)
-        except FleetError as error:
-            event = life.Broken(rank, str(error))
-        except Exception as error:
-            log.exception("controller failed at its work", group=group, rank=rank)
-            event = life.Broken(rank, f"controller: {type(error).__name__}: {error}")
-        if event is not None:
-            self._events.put_nowait((group, event))
+    # -- small things ---------------------------------------------------------------------------------------------
 
-    def _spawn(self, group: str, what: str, work: Any) -> None:
-        name = f"{group}: {what}"
-        if any(task.get_name() == name for task in self._tasks):
-            work.close()  # the same is under way: a slow probe must not pile up
-            return
+    def _met(self, spec: GroupSpec) -> GroupSpec:
+        """The epoch with a meeting place of its own; the one before keeps its place until it is over."""
+        meeting = self._meeting()
+        self._meetings[spec.group] = [*self._meetings.get(spec.group, [])[-1:], meeting]
+        return replace(spec, store_port=meeting.port)
+
+    def _listen(self, group: str, facts: WorkerFacts) -> None:
+        self._spawn(f"{group}: watch {facts.worker_id}", self._follow(group, facts))
+
+    def _forget(self, group: str, name: str) -> None:
+        self._cancel(f"{group}: watch {name}", exactly=True)
+        self._cancel(f"{group}: hire {name}", exactly=True)
+        self._heartbeats.forget(name)
+        self._busy.pop(name, None)
+
+    def _spawn(self, name: str, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
 
-    def _cancel(self, group: str) -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("controller failed at its work", task=task.get_name(), exc_info=error)
+
+    def _cancel(self, name: str, exactly: bool = False) -> None:
         for task in self._tasks:
-            if task.get_name().startswith(f"{group}: ") and not task.get_name().endswith(": release"):
+            if task.get_name() == name or (not exactly and task.get_name().startswith(name)):
                 task.cancel()
 
 
-def _describe(state: GroupState) -> dict[str, Any]:
-    reports = state.reports or (None,) * len(state.facts)
-    workers = [
-        {"rank": rank, **dataclasses.asdict(facts), "experts_loaded": report.experts_held if report else 0}
-        for rank, (facts, report) in enumerate(zip(state.facts, reports, strict=True))
-        if facts is not None
-    ]
-    return {
-        "group": state.group,
-        "epoch": state.epoch,
-        "phase": str(state.phase),
-        "reason": state.reason,
-        "ep_size": state.ep_size,
-        "workers": workers,
-    }
+_REFUSED = object()
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, FleetError) else f"controller: {type(error).__name__}: {error}"

@@ -1,32 +1,46 @@
 """The detached, named Ray actor that runs a `Controller`: thin, everything it does is tested without Ray.
 
     actor = ray.remote(ControllerActor).options(name=NAME, lifetime="detached", num_cpus=0).remote(declared)
-    ray.get(actor.start.remote())            # returns at once; groups come up by themselves
+    ray.get(actor.start.remote())            # returns once it began; groups come up by themselves
     ray.get(actor.status.remote())           # {"groups": [{"group": "g0", "phase": "ready", ...}]}
     ray.get(actor.stop.remote(grace=10.0))   # returns when every worker is gone
 
-When it dies, workers and routers go on serving; nobody notices the next death or changes an epoch until it is back.
+When it dies, workers and routers go on serving. Ray starts it again, and it takes over what it finds: workers by their
+names, their epoch from themselves, what is desired from Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import structlog
 
 from shoal.cluster import logs
+from shoal.cluster.admin import AdminServer
 from shoal.cluster.controller import Controller
-from shoal.cluster.lifecycle import GroupState
+from shoal.cluster.group_state import GroupState, Policy
 from shoal.cluster.ray_fleet import RayFleet
-from shoal.cluster.registry_writer import RedisRegistry
+from shoal.cluster.registry_writer import RedisRegistry, RegistryAwayError
 from shoal.cluster.topology import Need
+from shoal.cluster.worker_watch import WorkerWatch
+from shoal.wire.registry import Desired
 from shoal.workers.config import WorkerConfig
 from shoal.workers.experts.rendezvous import RendezvousServer
 from shoal.workers.orphan import end_with_parent
 
+log = structlog.get_logger()
+
 NAME = "shoal-controller"
+
+_RETRY = 0.5  # seconds between two attempts at a Redis that is away
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +51,17 @@ class Declared:
     """`module:class` of the actor, such as "shoal.workers.actor:WorkerActor"."""
     worker: WorkerConfig
     need: Need
-    groups: tuple[str, ...]
-    ep_size: int
+    desired: Desired
     redis_url: str
     home: str
     insecure: bool
-    start_timeout: float
+    policy: Policy
+    heartbeat_timeout: float
+    stop_grace: float
 
 
 class ControllerActor:
-    """Made a Ray actor by `launch`."""
+    """Made a Ray actor by `launch`. Its event loop is a thread's, so that it begins by itself when Ray restarts it."""
 
     def __init__(self, declared: Declared) -> None:
         end_with_parent()
@@ -54,30 +69,72 @@ class ControllerActor:
         self._declared = declared
         self._controller: Controller | None = None
         self._running: asyncio.Task[None] | None = None
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="controller", daemon=True).start()
+        self._begun = asyncio.run_coroutine_threadsafe(self._begin(_is_restart()), self._loop)
 
-    async def start(self) -> None:
-        """Begin to bring the groups up. Raises RegistryAwayError when Redis does not answer."""
-        d = self._declared
-        registry = RedisRegistry(d.redis_url)
-        host = d.home if d.insecure else "127.0.0.1"
-        self._store = RendezvousServer(host)
-        deadline = time.monotonic() + d.start_timeout
-        states = [
-            GroupState(group, d.ep_size, await registry.last_epoch(group) + 1, host, self._store.port, deadline)
-            for group in d.groups
-        ]
-        fleet = RayFleet(_load(d.worker_class), d.worker, d.need, d.home, d.insecure, d.start_timeout)
-        self._controller = Controller(fleet, registry, states)
-        self._running = asyncio.create_task(self._controller.run())
+    def start(self) -> None:
+        """Wait until it has begun to bring the groups up. Raises RegistryAwayError when Redis does not answer."""
+        self._begun.result()
 
-    async def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """Every group with its ranks, as plain values."""
         return self._controller.status() if self._controller is not None else {"groups": []}
 
-    async def stop(self, grace: float = 0.0) -> None:
+    def stop(self, grace: float = 0.0) -> None:
         """Stop every group, after `grace` seconds for running requests, and return when all workers are gone."""
         if self._controller is not None:
-            await self._controller.stop(grace)
+            self._call(self._controller.stop(grace))
+
+    def pid(self) -> int:
+        """Its process."""
+        import os
+
+        return os.getpid()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _begin(self, again: bool) -> None:
+        d = self._declared
+        registry = RedisRegistry(d.redis_url)
+        desired = d.desired
+        while True:
+            try:
+                if again:
+                    desired = await registry.desired() or d.desired
+                else:
+                    await registry.forget_desired()
+                epochs = [await registry.last_epoch(f"g{number}") for number in range(desired.groups)]
+                break
+            except RegistryAwayError:
+                if not again:
+                    raise
+                await asyncio.sleep(_RETRY)
+        deadline = time.monotonic() + d.policy.start_timeout
+        states = [
+            GroupState(f"g{number}", desired.ep_size, epoch, deadline, d.policy) for number, epoch in enumerate(epochs)
+        ]
+        fleet = RayFleet(_load(d.worker_class), d.worker, d.need, d.home, d.insecure, d.policy.start_timeout)
+        host = d.policy.store_host
+        self._controller = Controller(
+            fleet,
+            registry,
+            WorkerWatch(d.worker.tls),
+            lambda: RendezvousServer(host),
+            states,
+            heartbeat_timeout=d.heartbeat_timeout,
+        )
+        self._running = asyncio.create_task(self._controller.run())
+        self._admin = AdminServer(self._controller, registry, d.policy, desired, d.stop_grace, d.worker.tls)
+        await self._admin.start(host)
+        log.info("controller began", again=again, ep_size=desired.ep_size, groups=desired.groups)
+
+
+def _is_restart() -> bool:
+    import ray
+
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def _load(path: str) -> type:

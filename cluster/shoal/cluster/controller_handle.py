@@ -32,6 +32,8 @@ class ControllerHandle:
             "name": NAME,
             "lifetime": "detached",
             "num_cpus": 0,
+            "max_restarts": -1,  # it takes over the cluster as it finds it
+            "max_concurrency": 8,  # a status must not wait behind a stop
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
         }
         try:

@@ -24,11 +24,13 @@ from shoal.cluster import ray_session, runfile, topology
 from shoal.cluster.config import ClusterConfig, Settings
 from shoal.cluster.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
+from shoal.cluster.group_state import Policy
 from shoal.cluster.own_access import OwnAccess
 from shoal.cluster.processes import Interrupted, adopt_orphans, interruptible, kill_descendants
 from shoal.cluster.ray_session import RaySession
 from shoal.cluster.router_process import Listening, RouterProcess
 from shoal.cluster.runfile import RunFile
+from shoal.wire.registry import Desired
 
 if TYPE_CHECKING:  # importing it imports ray, which must first see the environment that ray_session sets
     from shoal.cluster.controller_handle import ControllerHandle
@@ -129,17 +131,15 @@ class LocalCluster:
 
     def _connect_ray(self) -> RaySession:
         self._say(f"connecting to Ray at {self.config.ray_address}" if self.config.ray_address else "starting Ray")
-        guess = topology.need_of("cpu", self._worker.threads)
-        cpus = topology.local_cpus(guess, self.config.ranks, os.cpu_count() or 1)
         self._undo.append(ray_session.disconnect)
-        return ray_session.connect(self.config.ray_address, self.config.namespace, self._state_dir, cpus)
+        return ray_session.connect(self.config.ray_address, self.config.namespace, self._state_dir)
 
     def _start_controller(self, session: RaySession, redis_url: str) -> None:
         from shoal.cluster.controller_actor import Declared
         from shoal.cluster.controller_handle import ControllerHandle
 
         device = topology.resolve_device(self._worker.device, session.resources.get("GPU", 0.0))
-        need = topology.need_of(device, self._worker.threads)
+        need = topology.need_of(device, self._worker.threads, session.local)
         topology.require_room(need, self.config.ranks, session.resources)
         self._say(f"starting {self.config.ranks} workers on {device.upper()}")
         left = max(1.0, self._deadline - time.monotonic())
@@ -147,12 +147,18 @@ class LocalCluster:
             worker_class=WORKER_CLASS,
             worker=dataclasses.replace(self._worker, device=device.partition(":")[0]),  # Ray shows each its own GPU
             need=need,
-            groups=self.config.group_names,
-            ep_size=self.config.ep_size,
+            desired=Desired(self.config.ep_size, self.config.groups),
             redis_url=redis_url,
             home=session.home,
             insecure=self.config.insecure,
-            start_timeout=left,
+            policy=Policy(
+                store_host=session.home if self.config.insecure else "127.0.0.1",
+                spares=self.config.spares,
+                start_timeout=left,
+                drain_timeout=self.config.drain_timeout,
+            ),
+            heartbeat_timeout=self.config.heartbeat_timeout,
+            stop_grace=self.config.stop_grace,
         )
         self._controller = ControllerHandle(declared, session.node_id)
         self._undo.append(self._controller.stop)

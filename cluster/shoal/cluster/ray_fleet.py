@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import re
+import signal
 from typing import Any
 
 import ray
@@ -24,20 +26,31 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from shoal.cluster.controller import FleetError
 from shoal.cluster.errors import StartError
-from shoal.cluster.topology import Need, listen_hosts
+from shoal.cluster.fleet import FleetError, Found
+from shoal.cluster.group_state import Obstacle
+from shoal.cluster.topology import PLACES, Need, listen_hosts
 from shoal.workers.config import WorkerConfig
+from shoal.workers.errors import NoRoomError, UnfitError
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 
 log = structlog.get_logger()
 
-PROBE_TIMEOUT = 5.0
-"""Seconds after which a status call is given up; the worker may just be busy."""
+ENTER_TIMEOUT = 20.0
+"""Seconds after which a worker that was told to change epoch is taken to hang."""
+
+STOP_TIMEOUT = 10.0
+"""Seconds beyond its grace that a worker may take to end by itself."""
+
+LOOK_TIMEOUT = 10.0
+"""Seconds for a worker of an earlier controller to say what it is."""
 
 
 class RayFleet:
-    """Implements `controller.Fleet`. `home` is the address of the node that routers run on."""
+    """Implements `fleet.Fleet`. `home` is the address of the node that routers and the controller run on.
+
+    It keeps nothing that could not be found again by a worker's name: actor and placement group have it too.
+    """
 
     def __init__(
         self, actor_class: type, config: WorkerConfig, need: Need, home: str, insecure: bool, place_timeout: float
@@ -48,97 +61,118 @@ class RayFleet:
         self._home = home
         self._insecure = insecure
         self._place_timeout = place_timeout
-        self._places: dict[str, list[PlacementGroup]] = {}
-        self._hosts: dict[str, tuple[str, ...]] = {}
-        self._actors: dict[tuple[str, int], ActorHandle[Any]] = {}
+        self._actors: dict[str, ActorHandle[Any]] = {}
 
-    async def reserve(self, group: str, ep_size: int) -> None:
-        """All placement groups are asked for at once and waited for together."""
-        await asyncio.to_thread(self._forget_earlier_life, group)
-        places = [
-            placement_group([self._need.bundle], name=place_name(group, rank), lifetime="detached")
-            for rank in range(ep_size)
-        ]
-        self._places[group] = places
-        there = await asyncio.gather(*(asyncio.to_thread(place.wait, self._place_timeout) for place in places))
-        if not all(there):
-            missing = [str(rank) for rank, ok in enumerate(there) if not ok]
-            raise FleetError(
-                f"no place for rank {', '.join(missing)}: each needs {self._need.bundle} free on one Ray node"
-            )
-        nodes = await asyncio.to_thread(_nodes_of, places)
+    async def hire(self, group: str, name: str) -> WorkerFacts:
+        """A detached placement group, a detached actor in it, both of that name."""
+        place = await asyncio.to_thread(placement_group, [self._need.bundle], name=name, lifetime="detached")
+        if not await asyncio.to_thread(place.wait, self._place_timeout):
+            await asyncio.to_thread(remove_placement_group, place)
+            raise FleetError(f"no place: {self._need.bundle} must be free on one Ray node")
+        node = await asyncio.to_thread(_node_of, place)
         try:
-            self._hosts[group] = listen_hosts(nodes, self._home, self._insecure)
+            (host,) = listen_hosts([node], self._home, self._insecure)
         except StartError as error:
             raise FleetError(str(error)) from error
-
-    async def prepare(self, group: str, rank: int) -> WorkerFacts:
-        """Create the actor in its place."""
-        name = place_name(group, rank)
-        config = dataclasses.replace(self._config, worker_id=name, group=group, host=self._hosts[group][rank])
+        config = dataclasses.replace(self._config, worker_id=name, group=group, host=host)
         actor = self._actor_class.options(
             name=name,
             lifetime="detached",
             max_restarts=0,
-            max_concurrency=4,  # a status call must not wait behind a long prepare or join
+            max_concurrency=16,  # a newer epoch must get through while an older one waits for members that are gone
             num_cpus=self._need.cpus,
             num_gpus=self._need.gpus,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(self._places[group][rank]),
+            resources={PLACES: self._need.places} if self._need.places else None,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(place),
         ).remote(config)
         assert isinstance(actor, ActorHandle), actor
-        self._actors[group, rank] = actor
+        self._actors[name] = actor
         facts: WorkerFacts = await self._call(actor.prepare.remote())
         return facts
 
-    async def join(self, group: str, rank: int, spec: GroupSpec) -> EpochReport:
-        """Raises FleetError when a peer or an expert is missing."""
-        report: EpochReport = await self._call(self._actors[group, rank].reconfigure.remote(spec, True))
+    async def stage(self, name: str, spec: GroupSpec) -> None:
+        """Takes as long as reading takes."""
+        await self._call((await self._actor(name)).stage.remote(spec))
+
+    async def enter(self, name: str, spec: GroupSpec, together: bool) -> EpochReport:
+        """Everything was read before, so that a worker which does not answer soon hangs."""
+        call = self._call((await self._actor(name)).reconfigure.remote(spec, together))
+        try:
+            report: EpochReport = await asyncio.wait_for(call, ENTER_TIMEOUT)
+        except TimeoutError:
+            raise FleetError(f"did not enter epoch {spec.epoch} within {ENTER_TIMEOUT:g} s", Obstacle.HUNG) from None
         return report
 
-    async def probe(self, group: str, rank: int) -> None:
-        """One status call; a late answer proves nothing."""
-        with contextlib.suppress(TimeoutError):
-            status = await asyncio.wait_for(self._call(self._actors[group, rank].status.remote()), PROBE_TIMEOUT)
-            if not status["ready"]:
-                raise FleetError(f"serves no more: {status.get('failure') or 'no reason given'}")
+    async def drain(self, name: str, wanted: bool) -> None:
+        """One call."""
+        await self._call((await self._actor(name)).drain.remote(wanted))
 
-    async def release(self, group: str, grace: float) -> None:
-        """All workers stop side by side: a rank with requests still needs its peers for its steps."""
-        actors = [self._actors.pop(key) for key in [key for key in self._actors if key[0] == group]]
-        stops = [asyncio.wait_for(self._call(actor.stop.remote(grace)), grace + 15.0) for actor in actors]
-        for outcome in await asyncio.gather(*stops, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                log.warning("a worker did not stop by itself", group=group, error=str(outcome))
-        await asyncio.to_thread(self._remove, actors, self._places.pop(group, []))
+    async def kill(self, name: str, facts: WorkerFacts | None) -> None:
+        """By signal where the process is on this machine: Ray asks a process to end itself, which a stopped one never
+        does."""
+        if facts is not None and facts.node_ip in ("127.0.0.1", self._home):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(facts.pid, signal.SIGKILL)
+        self._actors.pop(name, None)
+        await asyncio.to_thread(_remove, name)
+
+    async def dismiss(self, name: str, grace: float) -> None:
+        """Ask, then kill."""
+        try:
+            actor = await self._actor(name)
+            await asyncio.wait_for(self._call(actor.stop.remote(grace)), grace + STOP_TIMEOUT)
+        except (FleetError, TimeoutError) as error:
+            log.debug("a worker did not stop by itself", worker=name, error=str(error))
+        await self.kill(name, None)
+
+    async def survey(self, group: str) -> list[Found]:
+        """By the names of actors and of placement groups."""
+        names = await asyncio.to_thread(_names_of, group)
+        return list(await asyncio.gather(*(self._look(name) for name in names)))
+
+    async def _look(self, name: str) -> Found:
+        try:
+            actor = await self._actor(name)
+            facts, spec, epoch = await asyncio.wait_for(self._call(actor.describe.remote()), LOOK_TIMEOUT)
+        except (FleetError, TimeoutError):
+            return Found(name, None, None)
+        return Found(name, facts, spec, epoch)
+
+    async def _actor(self, name: str) -> ActorHandle[Any]:
+        if name not in self._actors:
+            try:
+                self._actors[name] = await asyncio.to_thread(ray.get_actor, name)
+            except ValueError as error:
+                raise FleetError(f"there is no actor {name}") from error
+        return self._actors[name]
 
     async def _call(self, ref: ray.ObjectRef[Any]) -> Any:
         try:
             return await ref
         except RayError as error:
-            raise FleetError(one_line(error)) from error
-
-    def _forget_earlier_life(self, group: str) -> None:
-        """A controller that died left its workers and places behind, under the names that are needed now."""
-        actors = []
-        places = []
-        for name in ray.util.list_named_actors():
-            if name.startswith(f"{group}-"):
-                actors.append(ray.get_actor(name))
-                with contextlib.suppress(ValueError):
-                    places.append(get_placement_group(name))
-        self._remove(actors, places)
-
-    @staticmethod
-    def _remove(actors: list[ActorHandle[Any]], places: list[PlacementGroup]) -> None:
-        for actor in actors:
-            ray.kill(actor, no_restart=True)
-        for place in places:
-            remove_placement_group(place)
+            raise FleetError(one_line(error), obstacle_of(error)) from error
 
 
-def place_name(group: str, rank: int) -> str:
-    """Name of a rank's actor, worker and placement group alike."""
-    return f"{group}-{rank}"
+def obstacle_of(error: RayError) -> Obstacle:
+    """What kind of refusal a worker's exception is."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    if isinstance(cause, NoRoomError):
+        return Obstacle.NO_ROOM
+    return Obstacle.UNFIT if isinstance(cause, UnfitError) else Obstacle.OTHER
+
+
+def _names_of(group: str) -> list[str]:
+    places = placement_group_table()
+    names = {place["name"] for place in places.values() if place["state"] != "REMOVED"}
+    names |= set(ray.util.list_named_actors())
+    return sorted(name for name in names if re.fullmatch(re.escape(group) + r"-\d+", name))
+
+
+def _remove(name: str) -> None:
+    with contextlib.suppress(ValueError, RayError):
+        ray.kill(ray.get_actor(name), no_restart=True)
+    with contextlib.suppress(ValueError, RayError):
+        remove_placement_group(get_placement_group(name))
 
 
 def one_line(error: RayError | GetTimeoutError) -> str:
@@ -164,8 +198,6 @@ def node_addresses() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
 
 
-def _nodes_of(places: list[PlacementGroup]) -> list[str]:
-    """Address of the node that each place is on."""
-    addresses = node_addresses()
-    tables = [placement_group_table(place) for place in places]
-    return [addresses[table["bundles_to_node_id"][0]] for table in tables]
+def _node_of(place: PlacementGroup) -> str:
+    """Address of the node that a place is on."""
+    return node_addresses()[placement_group_table(place)["bundles_to_node_id"][0]]

@@ -17,8 +17,11 @@ import structlog
 
 from shoal.cluster.errors import StartError
 from shoal.cluster.processes import descendants, kill_descendants
+from shoal.cluster.topology import MOST_PLACES, PLACES
 
 log = structlog.get_logger()
+
+_PRESTARTED = 4
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Of a Ray of our own: actors are told and answer a few kilobytes, tokens and weights never pass through it."""
@@ -40,10 +43,11 @@ class RaySession:
     """Whether it is ours to stop."""
 
 
-def connect(address: str, namespace: str, state_dir: Path, cpus: int) -> RaySession:
-    """Start a Ray here with `cpus` CPUs when `address` is empty, else connect to that one. Raises StartError.
+def connect(address: str, namespace: str, state_dir: Path) -> RaySession:
+    """Start a Ray here, with room for any number of workers, when `address` is empty, else connect to that one.
 
-    From the main thread: the kernel ends the processes of our own Ray with the thread that forked them.
+    Raises StartError. From the main thread: the kernel ends the processes of our own Ray with the thread that forked
+    them.
     """
     local = not address
     _set_environment(state_dir, local)
@@ -51,7 +55,9 @@ def connect(address: str, namespace: str, state_dir: Path, cpus: int) -> RaySess
 
     options: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
     if local:
-        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        cpus = min(_PRESTARTED, os.cpu_count() or 1)  # Ray starts as many idle processes; workers ask for none of them
+        options |= {"num_cpus": cpus, "resources": {PLACES: MOST_PLACES}}
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     on_term = signal.getsignal(signal.SIGTERM)
     before = [process.pid for process in descendants()]
     for attempts_left in (1, 0) if local else (0,):

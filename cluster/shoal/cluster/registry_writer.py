@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
 from shoal.router.store.connect import connect
-from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, encode, group_key
+from shoal.wire.registry import (
+    CONTROLLER_KEY,
+    DESIRED_KEY,
+    GROUPS_KEY,
+    Desired,
+    GroupEntry,
+    decode,
+    encode,
+    group_key,
+)
 
 
 class RegistryAwayError(Exception):
@@ -19,6 +29,9 @@ class Registry(Protocol):
 
     async def publish(self, entry: GroupEntry) -> None:
         """Replace the group's record. Raises RegistryAwayError; safe to repeat."""
+
+    async def remove(self, group: str) -> None:
+        """The group is no more. Raises RegistryAwayError; safe to repeat."""
 
     async def last_epoch(self, group: str) -> int:
         """Epoch of the group's record, 0 without one. Raises RegistryAwayError."""
@@ -48,6 +61,37 @@ class RedisRegistry:
             return decode(raw if isinstance(raw, bytes) else raw.encode()).epoch if raw is not None else 0
         except ValueError:
             return 0
+
+    async def remove(self, group: str) -> None:
+        """First its name, then the record."""
+        await self._do(self._client.srem(GROUPS_KEY, group))
+        await self._do(self._client.delete(group_key(group)))
+
+    async def desired(self) -> Desired | None:
+        """What was asked for last; None when nothing was, or nothing readable."""
+        raw = await self._do(self._client.get(DESIRED_KEY))
+        with contextlib.suppress(ValueError):
+            return Desired.decode(raw if isinstance(raw, bytes) else raw.encode()) if raw is not None else None
+        return None
+
+    async def desire(self, desired: Desired) -> None:
+        """Remember what was asked for. Raises RegistryAwayError."""
+        await self._do(self._client.set(DESIRED_KEY, desired.encode()))
+
+    async def forget_desired(self) -> None:
+        """What is declared at the start counts again. Raises RegistryAwayError."""
+        await self._do(self._client.delete(DESIRED_KEY))
+
+    async def announce_controller(self, address: str) -> None:
+        """Where the admin API listens. Raises RegistryAwayError."""
+        await self._do(self._client.set(CONTROLLER_KEY, address))
+
+    @staticmethod
+    async def _do(command: Any) -> Any:
+        try:
+            return await command
+        except (RedisError, OSError) as error:
+            raise RegistryAwayError(f"Redis does not answer: {error}") from error
 
     async def close(self) -> None:
         """Close the connections."""

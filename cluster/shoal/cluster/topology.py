@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 from shoal.cluster.errors import StartError
 
+PLACES = "shoal_place"
+"""A resource that a Ray of our own declares, more than anybody will ask for."""
+
+MOST_PLACES = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -18,6 +23,8 @@ class Need:
 
     cpus: int
     gpus: int
+    places: int = 0
+    """Places of a Ray of our own, which counts nothing else: its CPUs are ours to share."""
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -26,7 +33,7 @@ class Need:
         >>> Need(cpus=2, gpus=0).bundle
         {'CPU': 2.0}
         """
-        resources = {"CPU": float(self.cpus), "GPU": float(self.gpus)}
+        resources = {"CPU": float(self.cpus), "GPU": float(self.gpus), PLACES: float(self.places)}
         return {name: amount for name, amount in resources.items() if amount}
 
 
@@ -41,10 +48,11 @@ def resolve_device(device: str, gpus: float) -> str:
     return "cuda" if gpus >= 1 else "cpu"
 
 
-def need_of(device: str, threads: int) -> Need:
-    """What one rank needs. `threads` CPU threads compute, or feed the GPU."""
+def need_of(device: str, threads: int, local: bool = False) -> Need:
+    """What one rank needs. `threads` CPU threads compute, or feed the GPU. `local`: on a Ray of our own."""
     assert device != "auto", "the device was not resolved"
-    return Need(cpus=threads, gpus=int(device.startswith("cuda")))
+    gpus = int(device.startswith("cuda"))
+    return Need(0, gpus, places=1) if local else Need(threads, gpus)
 
 
 def require_room(need: Need, ranks: int, total: Mapping[str, float]) -> None:
@@ -52,20 +60,11 @@ def require_room(need: Need, ranks: int, total: Mapping[str, float]) -> None:
     for name, amount in need.bundle.items():
         wanted, there = amount * ranks, total.get(name, 0.0)
         if wanted > there:
-            unit = {"CPU": "CPUs", "GPU": "GPUs"}[name]
+            unit = {"CPU": "CPUs", "GPU": "GPUs"}.get(name, "places")
             raise StartError(
                 f"{ranks} workers need {wanted:g} {unit}, the Ray cluster has {there:g}: "
                 "lower cluster.ep_size, cluster.groups or worker.threads, or add nodes"
             )
-
-
-def local_cpus(need: Need, ranks: int, cores: int) -> int:
-    """CPUs that a Ray of our own declares: ours to share, so never fewer than the workers ask for.
-
-    >>> local_cpus(Need(cpus=1, gpus=0), ranks=4, cores=2)
-    4
-    """
-    return max(cores, need.cpus * ranks)
 
 
 def listen_hosts(places: Sequence[str], home: str, insecure: bool) -> tuple[str, ...]:

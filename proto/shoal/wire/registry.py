@@ -12,6 +12,13 @@ GROUPS_KEY = "shoal:groups"
 """A Redis set with the names of all groups."""
 
 
+DESIRED_KEY = "shoal:desired"
+"""What shall run, as JSON of `Desired`: the command line and the admin API write it through the controller."""
+
+CONTROLLER_KEY = "shoal:controller"
+"""`host:port` of the controller's admin API."""
+
+
 def group_key(group: str) -> str:
     """Key of one group's record."""
     return f"shoal:group:{{{group}}}"
@@ -36,6 +43,27 @@ class GroupEntry:
     epoch: int
     ready: bool
     workers: tuple[WorkerEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """How many groups shall run, and of how many workers each."""
+
+    ep_size: int
+    groups: int
+
+    def encode(self) -> bytes:
+        """JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Desired:
+        """The record in `raw`; ValueError when it is not one."""
+        try:
+            fields = json.loads(raw)
+            return cls(int(fields["ep_size"]), int(fields["groups"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"record of what is desired is not readable: {error}") from error
 
 
 def encode(entry: GroupEntry) -> bytes:

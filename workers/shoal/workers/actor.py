@@ -38,7 +38,7 @@ class WorkerActor:
         """Serve the epoch. Raises ExchangeError without a peer, UnfitError for wrong logits."""
         return self._worker.reconfigure(spec, together)
 
-    def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, str]:
+    def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, int]:
         """For a controller that starts again."""
         return self._worker.describe()
 

@@ -83,6 +83,7 @@ class Worker:
         self._spec: GroupSpec | None = None
         self._changing = threading.Lock()  # held by whoever stages or changes the epoch
         self._wanted_epoch = 0
+        self._entering_epoch = 0
         self._constraints: ConstraintCompiler | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -174,9 +175,8 @@ class Worker:
 
         Raises NoRoomError, CheckpointError, StaleEpochError.
         """
+        self._want(spec, entering=False)
         with self._changing:
-            if spec.epoch <= self._wanted_epoch:
-                raise StaleEpochError(f"epoch {spec.epoch} is over: {self._wanted_epoch} was asked for")
             return self._stage(spec).loaded
 
     def reconfigure(self, spec: GroupSpec, together: bool) -> EpochReport:
@@ -189,9 +189,7 @@ class Worker:
         and ExchangeError, after which it rests until a newer epoch comes; StaleEpochError for one that is not newer.
         """
         begin = time.monotonic()
-        if spec.epoch <= self._wanted_epoch:
-            raise StaleEpochError(f"epoch {spec.epoch} is over: {self._wanted_epoch} was asked for")
-        self._wanted_epoch = spec.epoch  # whoever waits for members of an older one gives up
+        self._want(spec, entering=True)
         with self._changing:
             if self._checkpoint is None or self._engine is None or self._loop is None or self._bank is None:
                 raise NotReadyError("prepare() comes before reconfigure()")
@@ -216,9 +214,9 @@ class Worker:
                      rank=report.rank, loaded=report.experts_loaded, pause=round(report.pause, 4))  # fmt: skip
             return report
 
-    def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, str]:
-        """What a controller that has forgotten everything must know: facts, epoch in force, and the loop's state."""
-        return self._facts, self._spec, self._loop.state.name if self._loop is not None else State.IDLE.name
+    def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, int]:
+        """What a controller that has forgotten everything must know: facts, epoch entered, last epoch asked for."""
+        return self._facts, self._spec, self._wanted_epoch
 
     def drain(self, wanted: bool = True) -> None:
         """Take nothing new, or take requests again; what runs goes on."""
@@ -294,6 +292,7 @@ class Worker:
             "rank": message.identity.rank,
             "epoch": message.identity.epoch,
             "ready": message.ready,
+            "state": self._loop.state.name if self._loop is not None else State.IDLE.name,
             "failure": self._loop.why if self._loop is not None else "",
             "running": message.running,
             "waiting": message.waiting,
@@ -325,6 +324,15 @@ class Worker:
             draining=loop.draining,
             leaving=loop.leaving,
         )
+
+    def _want(self, spec: GroupSpec, entering: bool) -> None:
+        """Whoever waits for members of an older epoch gives up. Raises StaleEpochError when this one is too old."""
+        newest = max(self._wanted_epoch, self._entering_epoch + 1)
+        if spec.epoch < newest:
+            raise StaleEpochError(f"epoch {spec.epoch} is over: the next one is {newest}")
+        self._wanted_epoch = spec.epoch
+        if entering:
+            self._entering_epoch = spec.epoch
 
     def _stage(self, spec: GroupSpec) -> Staged:
         if self._bank is None:

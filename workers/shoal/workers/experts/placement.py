@@ -31,7 +31,15 @@ class Placement:
         return tuple(e for e, ranks in enumerate(self.holders[layer]) if rank in ranks)
 
     def serving_rank(self, layer: int, expert: int, source: int) -> int:
-        """The rank that computes `expert` for tokens of rank `source`: its own copy if it has one, else a copy
-        chosen by its number, so that copies share the load. Every rank computes the same answer."""
+        """The rank that computes `expert` for tokens of rank `source`: its own copy if it has one, else the copies take
+        turns, so that they share the load. Every rank computes the same answer.
+
+        >>> placement = Placement(4, (((0, 2),),))
+        >>> [placement.serving_rank(0, 0, source) for source in range(4)]
+        [0, 0, 2, 2]
+        """
         ranks = self.holders[layer][expert]
-        return source if source in ranks else ranks[source % len(ranks)]
+        if source in ranks:
+            return source
+        before = source - sum(rank < source for rank in ranks)  # sources without a copy that come before this one
+        return ranks[before % len(ranks)]

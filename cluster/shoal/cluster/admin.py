@@ -1,0 +1,144 @@
+"""The admin API: what the cluster is and how to change it, over gRPC on the controller's node.
+
+It listens where the workers' meeting place does: on loopback, unless the cluster spans machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from shoal.cluster.controller import Controller
+from shoal.cluster.group_state import GroupState, Phase, Policy, Stage
+from shoal.cluster.registry_writer import RedisRegistry, RegistryAwayError
+from shoal.proto.v1 import admin_pb2 as pb
+from shoal.proto.v1 import admin_pb2_grpc
+from shoal.wire.credentials import add_port, join_address
+from shoal.wire.options import server_options
+from shoal.wire.registry import Desired
+from shoal.wire.tls import TlsConfig, internal_server
+
+log = structlog.get_logger()
+
+MOST_EP_SIZE, MOST_GROUPS = 256, 64
+
+_ANNOUNCE_AGAIN = 10.0  # seconds; a Redis that lost its data hears of it again
+
+_PHASES = {phase: pb.GroupPhase.Value(f"GROUP_PHASE_{phase.name}") for phase in Phase}
+_STAGES = {stage: pb.WorkerStage.Value(f"WORKER_STAGE_{stage.name}") for stage in Stage}
+
+
+class AdminServer(admin_pb2_grpc.AdminServiceServicer):
+    """Belongs to the controller's event loop."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        registry: RedisRegistry,
+        policy: Policy,
+        desired: Desired,
+        grace: float,
+        tls: TlsConfig,
+    ) -> None:
+        """`grace`: seconds for running requests of a group that is not wanted any more."""
+        self._controller, self._registry, self._policy = controller, registry, policy
+        self._desired = desired
+        self._grace = grace
+        self._tls = tls
+        self._server: grpc.aio.Server | None = None
+        self.address = ""
+
+    async def start(self, host: str) -> None:
+        """Listen on a free port of `host` and say where. Raises OSError."""
+        self._server = grpc.aio.server(options=server_options())
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self, self._server)
+        self.address = join_address(host, add_port(self._server, host, 0, internal_server(self._tls)))
+        await self._server.start()
+        self._announcing = asyncio.create_task(self._announce())
+
+    async def _announce(self) -> None:
+        while True:
+            try:
+                await self._registry.announce_controller(self.address)
+            except RegistryAwayError as error:
+                log.debug("the controller's address was not written", error=str(error))
+            await asyncio.sleep(_ANNOUNCE_AGAIN)
+
+    # -- the service ----------------------------------------------------------------------------------------------
+
+    async def GetCluster(  # noqa: N802  # gRPC's name
+        self, request: pb.GetClusterRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetClusterResponse:
+        """Every group with its workers."""
+        return pb.GetClusterResponse(groups=[info(state) for state in self._controller.groups.values()])
+
+    async def Scale(  # noqa: N802  # as above
+        self, request: pb.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ScaleResponse:
+        """Remember what is wanted, then begin."""
+        wanted = Desired(
+            request.ep_size if request.HasField("ep_size") else self._desired.ep_size,
+            request.groups if request.HasField("groups") else self._desired.groups,
+        )
+        experts = [h.facts.num_experts for s in self._controller.groups.values() for h in s.workers if h.facts]
+        if problem := refusal(wanted, min(experts, default=MOST_EP_SIZE)):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        try:
+            await self._registry.desire(wanted)
+        except RegistryAwayError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"not done, it could not be remembered: {error}")
+        self._desired = wanted
+        log.info("scale", ep_size=wanted.ep_size, groups=wanted.groups)
+        await self._controller.scale(wanted.ep_size, wanted.groups, self._policy, self._grace)
+        return pb.ScaleResponse(ep_size=wanted.ep_size, groups=wanted.groups)
+
+    async def Drain(  # noqa: N802  # as above
+        self, request: pb.DrainRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DrainResponse:
+        """Begin to send a worker away."""
+        if not self._controller.drain(request.worker_id):
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"worker {request.worker_id!r} is no member of any group")
+        log.info("drain", worker=request.worker_id)
+        return pb.DrainResponse()
+
+
+def refusal(wanted: Desired, experts: int) -> str:
+    """Why that cannot be, empty when it can.
+
+    >>> refusal(Desired(ep_size=9, groups=1), experts=8)
+    'ep_size must be 1 to 8, not 9: each worker needs an expert'
+    >>> refusal(Desired(ep_size=8, groups=1), experts=8)
+    ''
+    """
+    most = min(experts, MOST_EP_SIZE)
+    if not 1 <= wanted.ep_size <= most:
+        return f"ep_size must be 1 to {most}, not {wanted.ep_size}: each worker needs an expert"
+    if not 1 <= wanted.groups <= MOST_GROUPS:
+        return f"groups must be 1 to {MOST_GROUPS}, not {wanted.groups}"
+    return ""
+
+
+def info(state: GroupState) -> pb.GroupInfo:
+    """A group's state as a message."""
+    ranks = {m.worker_id: m.rank for m in state.spec.members} if state.spec else {}
+    reports = {report.rank: report for report in state.reports}
+    group = pb.GroupInfo(
+        group=state.group,
+        epoch=state.spec.epoch if state.spec else state.epoch,
+        phase=_PHASES[state.phase],
+        ep_size=state.ep_size,
+        reason=state.reason,
+    )
+    for hand in sorted(state.workers, key=lambda h: (ranks.get(h.name, len(ranks)), h.name)):
+        worker = group.workers.add(worker_id=hand.name, stage=_STAGES[hand.stage])
+        if hand.facts is not None:
+            worker.address, worker.pid = hand.facts.address, hand.facts.pid
+        if (rank := ranks.get(hand.name)) is not None:
+            worker.rank = rank
+            if (report := reports.get(rank)) is not None:
+                worker.experts, worker.pause_seconds = report.experts_held, report.pause
+    return group
