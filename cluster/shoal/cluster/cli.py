@@ -118,18 +118,27 @@ def controller(
 
 @app.command()
 def drain(
-    here: Annotated[bool, typer.Option("--here", help="The workers of this machine or pod.")] = False,
-    host: Annotated[str, typer.Option(help="Where they listen.", envvar="SHOAL_POD_IP")] = "127.0.0.1",
+    worker: Annotated[str | None, typer.Argument(help="Its name, such as g0-1, or its rank.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="All workers of this machine or pod.")] = False,
+    host: Annotated[str, typer.Option(help="Where those listen.", envvar="SHOAL_POD_IP")] = "127.0.0.1",
     timeout: Annotated[float, typer.Option(help="Longest wait, in seconds.", min=0.0)] = 60.0,
     config: Config = None,
+    state_dir: StateDir = None,
 ) -> None:
-    """Empty workers before they go away: nothing new is sent to them, what runs moves elsewhere."""
-    from shoal.cluster.commands import drain as command
+    """Empty a worker and put another in its place, or empty those of a machine before it goes away: nothing new is
+    sent to them, what runs moves elsewhere."""
     from shoal.cluster.own_access import OwnAccess
 
-    if not here:
-        raise typer.BadParameter("say --here: only the workers of one machine or pod can be drained")
-    settings = _settings(config, None)
+    if (worker is None) == (not here):
+        raise typer.BadParameter("name a worker, or say --here for those of this machine or pod")
+    settings = _settings(config, None, cluster__state_dir=state_dir)
+    if worker is not None:
+        from shoal.cluster.commands import scale as one
+
+        one.drain(settings, worker, timeout)
+        return
+    from shoal.cluster.commands import drain as command
+
     command.run(settings.cluster().redis_url, host, timeout, OwnAccess.of(settings))
 
 
@@ -213,20 +222,6 @@ def scale(
     from shoal.cluster.commands import scale as command
 
     command.scale(_settings(config, assignments, cluster__state_dir=state_dir), ep_size, groups, wait)
-
-
-@app.command()
-def drain(
-    worker: Annotated[str, typer.Argument(help="Its name, such as g0-1, or its rank.")],
-    wait: Annotated[float, typer.Option(help="Longest wait until it is gone, in seconds; 0 does not wait.")] = 600.0,
-    config: Config = None,
-    state_dir: StateDir = None,
-    assignments: Set = None,
-) -> None:
-    """Send a worker away and put another in its place, losing nothing."""
-    from shoal.cluster.commands import scale as command
-
-    command.drain(_settings(config, assignments, cluster__state_dir=state_dir), worker, wait)
 
 
 @app.command()

@@ -31,8 +31,10 @@ from shoal.cluster.ray_session import RaySession
 from shoal.cluster.router_process import Listening, RouterProcess
 from shoal.cluster.runfile import RunFile
 from shoal.wire.registry import Desired
+from shoal.workers.config import WorkerConfig
 
-if TYPE_CHECKING:  # importing it imports ray, which must first see the environment that ray_session sets
+if TYPE_CHECKING:  # importing these imports ray, which must first see the environment that ray_session sets
+    from shoal.cluster.controller_actor import Declared
     from shoal.cluster.controller_handle import ControllerHandle
 
 log = structlog.get_logger()
@@ -135,31 +137,12 @@ class LocalCluster:
         return ray_session.connect(self.config.ray_address, self.config.namespace, self._state_dir)
 
     def _start_controller(self, session: RaySession, redis_url: str) -> None:
-        from shoal.cluster.controller_actor import Declared
         from shoal.cluster.controller_handle import ControllerHandle
 
-        device = topology.resolve_device(self._worker.device, session.resources.get("GPU", 0.0))
-        need = topology.need_of(device, self._worker.threads, session.local)
-        topology.require_room(need, self.config.ranks, session.resources)
-        self._say(f"starting {self.config.ranks} workers on {device.upper()}")
         left = max(1.0, self._deadline - time.monotonic())
-        declared = Declared(
-            worker_class=WORKER_CLASS,
-            worker=dataclasses.replace(self._worker, device=device.partition(":")[0]),  # Ray shows each its own GPU
-            need=need,
-            desired=Desired(self.config.ep_size, self.config.groups),
-            redis_url=redis_url,
-            home=session.home,
-            insecure=self.config.insecure,
-            policy=Policy(
-                store_host=session.home if self.config.insecure else "127.0.0.1",
-                spares=self.config.spares,
-                start_timeout=left,
-                drain_timeout=self.config.drain_timeout,
-            ),
-            heartbeat_timeout=self.config.heartbeat_timeout,
-            stop_grace=self.config.stop_grace,
-        )
+        declared = declare(self.config, self._worker, session, redis_url, left)
+        topology.require_room(declared.need, self.config.ranks, session.resources)
+        self._say(f"starting {self.config.ranks} workers on {declared.worker.device.upper()}")
         self._controller = ControllerHandle(declared, session.node_id)
         self._undo.append(self._controller.stop)
         self._controller.begin(left)
@@ -257,6 +240,32 @@ def conduct(cluster: LocalCluster, body: Callable[[RunFile], None], stopping: Ca
             # Not sys.exit: Ray's own exit handlers would wait for processes that are gone.
             os._exit(128 + again.number)
     return signalled
+
+
+def declare(
+    config: ClusterConfig, worker: WorkerConfig, session: RaySession, redis_url: str, timeout: float
+) -> Declared:
+    """What a controller is told, on this Ray. A start that takes longer than `timeout` seconds has failed."""
+    from shoal.cluster.controller_actor import Declared
+
+    device = topology.resolve_device(worker.device, session.resources.get("GPU", 0.0))
+    return Declared(
+        worker_class=WORKER_CLASS,
+        worker=dataclasses.replace(worker, device=device.partition(":")[0]),  # Ray shows each its own GPU
+        need=topology.need_of(device, worker.threads, session.local),
+        desired=Desired(config.ep_size, config.groups),
+        redis_url=redis_url,
+        home=session.home,
+        insecure=config.insecure,
+        policy=Policy(
+            store_host=session.home if config.insecure else "127.0.0.1",
+            spares=config.spares,
+            start_timeout=timeout,
+            drain_timeout=config.drain_timeout,
+        ),
+        heartbeat_timeout=config.heartbeat_timeout,
+        stop_grace=config.stop_grace,
+    )
 
 
 def _ping(url: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from shoal.cluster import launch, logs, ray_session, topology
+from shoal.cluster import launch, logs, ray_session
 from shoal.cluster.config import ClusterConfig, Settings
 from shoal.cluster.errors import ConfigError, StartError
 from shoal.workers.config import WorkerConfig
@@ -60,26 +60,14 @@ def wanted(path: Path) -> dict[str, Any]:
 
 
 def _start(config: ClusterConfig, worker: WorkerConfig, timeout: float) -> None:
-    from shoal.cluster.controller_actor import Declared
     from shoal.cluster.controller_handle import ControllerHandle
 
-    session = ray_session.connect(config.ray_address or "auto", config.namespace, Path(config.state_dir), cpus=0)
+    session = ray_session.connect(config.ray_address or "auto", config.namespace, Path(config.state_dir))
     try:
         if ControllerHandle.exists():
             log.info("a controller runs here already", namespace=config.namespace)
             return
-        device = topology.resolve_device(worker.device, session.resources.get("GPU", 0.0))
-        declared = Declared(
-            worker_class=launch.WORKER_CLASS,
-            worker=dataclasses.replace(worker, device=device.partition(":")[0]),
-            need=topology.need_of(device, worker.threads),
-            groups=config.group_names,
-            ep_size=config.ep_size,
-            redis_url=config.redis_url,
-            home=session.home,
-            insecure=config.insecure,
-            start_timeout=timeout,
-        )
+        declared = launch.declare(config, worker, session, config.redis_url, timeout)
         ControllerHandle(declared, session.node_id).begin(timeout)
         log.info("the controller runs", pid=os.getpid(), ep_size=config.ep_size, groups=config.groups)
     finally:
