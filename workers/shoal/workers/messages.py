@@ -81,7 +81,7 @@ def sequence_from(submit: pb.Submit, vocab_size: int, stream: str, constraint: C
         stream=stream,
         salt=submit.cache_salt,
         marks=tuple(accumulate(len(part.ids) for part in submit.prompt)),
-        prompt_logprobs=s.prompt_logprobs,
+        prompt_logprobs=s.prompt_logprobs and not submit.start_offset,  # they came before the first token
         constraint=constraint,
         priority=submit.priority,
         deadline=submit.deadline,
