@@ -34,9 +34,8 @@ STOPS = (
     StopParams(24, loop_limit=5),
     StopParams(24, loop_limit=4, end_loops=False),
 )
-SCHEMA = (
-    '{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "yy"]}}, "required": ["a", "b"]}'
-)
+_PROPERTIES = '{"a": {"type": "integer"}, "b": {"enum": ["x", "yy"]}}'
+SCHEMA = f'{{"type": "object", "properties": {_PROPERTIES}, "required": ["a", "b"]}}'
 
 End = tuple[list[tuple[int, Sampled | None, bool]], Finish | None]
 
