@@ -38,6 +38,8 @@ class Call:
     traceparent: str = ""
     allowance: Allowance = field(default_factory=NoLimit)
     """What it may use; the part that knows the prompt's tokens tells it."""
+    origin: str = ""
+    """The request as another API than ours brought it; kept with the request."""
     clock: Callable[[], float] = time.monotonic
     arrived: float = field(default_factory=time.monotonic)
     """On `clock`."""

@@ -17,12 +17,13 @@ from shoal.router.admission import Admission, Claim
 from shoal.router.call import Call
 from shoal.router.inference.chat import Chat
 from shoal.router.inference.generate import Generator
+from shoal.router.inference.resume import Resumer
 from shoal.router.limits.ledger import Scope
 from shoal.router.limits.policy import Policies
 from shoal.router.limits.quota import Quotas
 from shoal.router.watch import Watch
 
-_Event = TypeVar("_Event", api.ChatResponse, api.GenerateResponse)
+_Event = TypeVar("_Event", bound=api.ChatResponse | api.GenerateResponse)
 
 _USUAL_OUTPUT = 256  # tokens that a request is taken to want when it does not say, for its size in the queue
 _MOST_OUTPUT = 1024  # more is not believed there
@@ -31,10 +32,11 @@ _CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Serves the two calls that generate."""
+    """Serves the calls that generate."""
 
     chat: Chat
     generator: Generator
+    resumer: Resumer
     door: Door
     admission: Admission
     watch: Watch
@@ -65,6 +67,18 @@ class Front:
         cost = 1 + characters / _CHARACTERS_PER_TOKEN + min(wanted, _MOST_OUTPUT)
         return Claim(call.tenant, self.policies.of(call.tenant).share, cost)
 
+    async def resumed(self, asked: api.ResumeRequest, call: Call) -> AsyncGenerator[api.ResumeResponse, None]:
+        """The same for a request that goes on. What its earlier owners used was counted there."""
+        claim = self._claim(call, 0, api.Limits())
+        async with contextlib.aclosing(
+            self._guarded("resume", lambda call: self.resumer.events(asked, call), call, claim)
+        ) as events:
+            async for event in events:
+                if isinstance(event, api.ChatResponse):
+                    yield api.ResumeResponse(chat=event)
+                else:
+                    yield api.ResumeResponse(generate=event)
+
     async def _guarded(
         self, operation: str, events: Callable[[Call], AsyncGenerator[_Event, None]], call: Call, claim: Claim
     ) -> AsyncGenerator[_Event, None]:
@@ -79,9 +93,11 @@ class Front:
             watched.admitted(await stack.enter_async_context(self.admission.admitted(claim)))
             opened = await stack.enter_async_context(contextlib.aclosing(events(call)))
             generated: dict[int, int] = {}
+            before: dict[int, int] = {}  # of a request that goes on: tokens that the client had already
             async for event in opened:
-                if event.cursor.offset != generated.get(event.choice):
-                    generated[event.choice] = event.cursor.offset
+                used = event.cursor.offset - before.setdefault(event.choice, event.cursor.offset)
+                if used != generated.get(event.choice):
+                    generated[event.choice] = used
                     await call.allowance.output(sum(generated.values()))
                 watched.saw(event)
                 yield event

@@ -135,6 +135,10 @@ def shown_by(context: _Context) -> Shown:
 
 def error_event(last: Any, status: Status) -> Any:
     """The event that ends a stream whose latest event was `last`, of the same type."""
+    if isinstance(last, api.ResumeResponse):
+        if last.HasField("generate"):
+            return api.ResumeResponse(generate=error_event(last.generate, status))
+        return api.ResumeResponse(chat=error_event(last.chat, status))
     cursor = api.Cursor(offset=last.cursor.offset, k=last.cursor.k + 1)
     error = api.Error(
         code=status.number, message=status.message, retryable=status.retryable, delivered_tokens=last.cursor.offset

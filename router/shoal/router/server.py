@@ -49,6 +49,7 @@ from shoal.router.inference.chat import Chat, ChatSettings
 from shoal.router.inference.generate import Generator
 from shoal.router.inference.models import Models
 from shoal.router.inference.opening import Openings
+from shoal.router.inference.resume import Resumer
 from shoal.router.inference.service import InferenceService
 from shoal.router.limits.ledger import RedisLedger
 from shoal.router.limits.policy import Policies, PolicyError
@@ -149,7 +150,8 @@ class Router:
         self._guard = build_guard(config.access, self.redis.client) if config.access.required else None
         door: Door = self._guard or OpenDoor()
         self._watch = Watch(self.metrics, WaitingLine(time.monotonic), Tracing.of("shoal-router"))
-        front = Front(chat, generator, door, self.admission, self._watch, policies, self._quotas)
+        resumer = Resumer(keeper, chat, generator)
+        front = Front(chat, generator, resumer, door, self.admission, self._watch, policies, self._quotas)
         service = InferenceService(front, models, config.max_request_seconds)
         gate = Gate(front, config.max_request_seconds)
         around = http.Surroundings(

@@ -25,22 +25,24 @@ _sym_db = _symbol_database.Default()
 from shoal.proto.v1 import chat_pb2 as shoal_dot_proto_dot_v1_dot_chat__pb2
 from shoal.proto.v1 import generation_pb2 as shoal_dot_proto_dot_v1_dot_generation__pb2
 from shoal.proto.v1 import models_pb2 as shoal_dot_proto_dot_v1_dot_models__pb2
+from shoal.proto.v1 import resume_pb2 as shoal_dot_proto_dot_v1_dot_resume__pb2
 from shoal.proto.v1 import sessions_pb2 as shoal_dot_proto_dot_v1_dot_sessions__pb2
 
 from shoal.proto.v1.chat_pb2 import *
 from shoal.proto.v1.generation_pb2 import *
 from shoal.proto.v1.models_pb2 import *
+from shoal.proto.v1.resume_pb2 import *
 from shoal.proto.v1.sessions_pb2 import *
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshoal/proto/v1/inference.proto\x12\x0eshoal.proto.v1\x1a\x19shoal/proto/v1/chat.proto\x1a\x1fshoal/proto/v1/generation.proto\x1a\x1bshoal/proto/v1/models.proto\x1a\x1dshoal/proto/v1/sessions.proto2\xcc\x02\n\x10InferenceService\x12O\n\x08Generate\x12\x1f.shoal.proto.v1.GenerateRequest\x1a .shoal.proto.v1.GenerateResponse0\x01\x12\x43\n\x04\x43hat\x12\x1b.shoal.proto.v1.ChatRequest\x1a\x1c.shoal.proto.v1.ChatResponse0\x01\x12M\n\x08Tokenize\x12\x1f.shoal.proto.v1.TokenizeRequest\x1a .shoal.proto.v1.TokenizeResponse\x12S\n\nListModels\x12!.shoal.proto.v1.ListModelsRequest\x1a\".shoal.proto.v1.ListModelsResponse2\xd4\x03\n\x0eSessionService\x12\\\n\rCreateSession\x12$.shoal.proto.v1.CreateSessionRequest\x1a%.shoal.proto.v1.CreateSessionResponse\x12V\n\x0b\x46orkSession\x12\".shoal.proto.v1.ForkSessionRequest\x1a#.shoal.proto.v1.ForkSessionResponse\x12S\n\nGetSession\x12!.shoal.proto.v1.GetSessionRequest\x1a\".shoal.proto.v1.GetSessionResponse\x12Y\n\x0cListSessions\x12#.shoal.proto.v1.ListSessionsRequest\x1a$.shoal.proto.v1.ListSessionsResponse\x12\\\n\rDeleteSession\x12$.shoal.proto.v1.DeleteSessionRequest\x1a%.shoal.proto.v1.DeleteSessionResponseP\x00P\x01P\x02P\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshoal/proto/v1/inference.proto\x12\x0eshoal.proto.v1\x1a\x19shoal/proto/v1/chat.proto\x1a\x1fshoal/proto/v1/generation.proto\x1a\x1bshoal/proto/v1/models.proto\x1a\x1bshoal/proto/v1/resume.proto\x1a\x1dshoal/proto/v1/sessions.proto2\x97\x03\n\x10InferenceService\x12O\n\x08Generate\x12\x1f.shoal.proto.v1.GenerateRequest\x1a .shoal.proto.v1.GenerateResponse0\x01\x12\x43\n\x04\x43hat\x12\x1b.shoal.proto.v1.ChatRequest\x1a\x1c.shoal.proto.v1.ChatResponse0\x01\x12I\n\x06Resume\x12\x1d.shoal.proto.v1.ResumeRequest\x1a\x1e.shoal.proto.v1.ResumeResponse0\x01\x12M\n\x08Tokenize\x12\x1f.shoal.proto.v1.TokenizeRequest\x1a .shoal.proto.v1.TokenizeResponse\x12S\n\nListModels\x12!.shoal.proto.v1.ListModelsRequest\x1a\".shoal.proto.v1.ListModelsResponse2\xd4\x03\n\x0eSessionService\x12\\\n\rCreateSession\x12$.shoal.proto.v1.CreateSessionRequest\x1a%.shoal.proto.v1.CreateSessionResponse\x12V\n\x0b\x46orkSession\x12\".shoal.proto.v1.ForkSessionRequest\x1a#.shoal.proto.v1.ForkSessionResponse\x12S\n\nGetSession\x12!.shoal.proto.v1.GetSessionRequest\x1a\".shoal.proto.v1.GetSessionResponse\x12Y\n\x0cListSessions\x12#.shoal.proto.v1.ListSessionsRequest\x1a$.shoal.proto.v1.ListSessionsResponse\x12\\\n\rDeleteSession\x12$.shoal.proto.v1.DeleteSessionRequest\x1a%.shoal.proto.v1.DeleteSessionResponseP\x00P\x01P\x02P\x03P\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.proto.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INFERENCESERVICE']._serialized_start=171
-  _globals['_INFERENCESERVICE']._serialized_end=503
-  _globals['_SESSIONSERVICE']._serialized_start=506
-  _globals['_SESSIONSERVICE']._serialized_end=974
+  _globals['_INFERENCESERVICE']._serialized_start=200
+  _globals['_INFERENCESERVICE']._serialized_end=607
+  _globals['_SESSIONSERVICE']._serialized_start=610
+  _globals['_SESSIONSERVICE']._serialized_end=1078
 # @@protoc_insertion_point(module_scope)

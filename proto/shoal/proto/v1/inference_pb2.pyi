@@ -69,6 +69,9 @@ from shoal.proto.v1.models_pb2 import ListModelsResponse as ListModelsResponse
 from shoal.proto.v1.models_pb2 import Model as Model
 from shoal.proto.v1.models_pb2 import TokenizeRequest as TokenizeRequest
 from shoal.proto.v1.models_pb2 import TokenizeResponse as TokenizeResponse
+from shoal.proto.v1.resume_pb2 import ResumeRequest as ResumeRequest
+from shoal.proto.v1.resume_pb2 import ResumeResponse as ResumeResponse
+from shoal.proto.v1.resume_pb2 import SeenChoice as SeenChoice
 from shoal.proto.v1.sessions_pb2 import CreateSessionRequest as CreateSessionRequest
 from shoal.proto.v1.sessions_pb2 import CreateSessionResponse as CreateSessionResponse
 from shoal.proto.v1.sessions_pb2 import DeleteSessionRequest as DeleteSessionRequest

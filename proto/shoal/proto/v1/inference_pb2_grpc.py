@@ -6,6 +6,7 @@ import warnings
 from shoal.proto.v1 import chat_pb2 as shoal_dot_proto_dot_v1_dot_chat__pb2
 from shoal.proto.v1 import generation_pb2 as shoal_dot_proto_dot_v1_dot_generation__pb2
 from shoal.proto.v1 import models_pb2 as shoal_dot_proto_dot_v1_dot_models__pb2
+from shoal.proto.v1 import resume_pb2 as shoal_dot_proto_dot_v1_dot_resume__pb2
 from shoal.proto.v1 import sessions_pb2 as shoal_dot_proto_dot_v1_dot_sessions__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -48,6 +49,11 @@ class InferenceServiceStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_chat__pb2.ChatResponse.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_stream(
+                '/shoal.proto.v1.InferenceService/Resume',
+                request_serializer=shoal_dot_proto_dot_v1_dot_resume__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_resume__pb2.ResumeResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/shoal.proto.v1.InferenceService/Tokenize',
                 request_serializer=shoal_dot_proto_dot_v1_dot_models__pb2.TokenizeRequest.SerializeToString,
@@ -73,6 +79,15 @@ class InferenceServiceServicer:
 
     def Chat(self, request, context):
         """A turn of conversation as typed events. With a session id the history is kept by the server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Goes on with a request whose stream broke, at any router: every event behind the cursors, none missing and none twice.
+        A stream of it that is still open elsewhere ends with ABORTED. NOT_FOUND when there is no such request, when it is
+        another tenant's, was not resumable, or ended too long ago.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +119,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Chat,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_chat__pb2.ChatRequest.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_chat__pb2.ChatResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_stream_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_resume__pb2.ResumeRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_resume__pb2.ResumeResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -171,6 +191,33 @@ class InferenceService:
             '/shoal.proto.v1.InferenceService/Chat',
             shoal_dot_proto_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
             shoal_dot_proto_dot_v1_dot_chat__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.proto.v1.InferenceService/Resume',
+            shoal_dot_proto_dot_v1_dot_resume__pb2.ResumeRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_resume__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

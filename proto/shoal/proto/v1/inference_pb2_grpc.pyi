@@ -8,6 +8,7 @@ from grpc import aio as _aio
 from shoal.proto.v1 import chat_pb2 as _chat_pb2
 from shoal.proto.v1 import generation_pb2 as _generation_pb2
 from shoal.proto.v1 import models_pb2 as _models_pb2
+from shoal.proto.v1 import resume_pb2 as _resume_pb2
 from shoal.proto.v1 import sessions_pb2 as _sessions_pb2
 from shoal.proto.v1.chat_pb2 import CONTEXT_POLICY_DROP_OLDEST as CONTEXT_POLICY_DROP_OLDEST
 from shoal.proto.v1.chat_pb2 import CONTEXT_POLICY_REFUSE as CONTEXT_POLICY_REFUSE
@@ -74,6 +75,9 @@ from shoal.proto.v1.models_pb2 import ListModelsResponse as ListModelsResponse
 from shoal.proto.v1.models_pb2 import Model as Model
 from shoal.proto.v1.models_pb2 import TokenizeRequest as TokenizeRequest
 from shoal.proto.v1.models_pb2 import TokenizeResponse as TokenizeResponse
+from shoal.proto.v1.resume_pb2 import ResumeRequest as ResumeRequest
+from shoal.proto.v1.resume_pb2 import ResumeResponse as ResumeResponse
+from shoal.proto.v1.resume_pb2 import SeenChoice as SeenChoice
 from shoal.proto.v1.sessions_pb2 import CreateSessionRequest as CreateSessionRequest
 from shoal.proto.v1.sessions_pb2 import CreateSessionResponse as CreateSessionResponse
 from shoal.proto.v1.sessions_pb2 import DeleteSessionRequest as DeleteSessionRequest
@@ -117,6 +121,11 @@ class InferenceServiceStub:
     """Raw generation from token ids or plain text: no chat format is added or removed."""
     Chat: _grpc.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
     """A turn of conversation as typed events. With a session id the history is kept by the server."""
+    Resume: _grpc.UnaryStreamMultiCallable[_resume_pb2.ResumeRequest, _resume_pb2.ResumeResponse]
+    """Goes on with a request whose stream broke, at any router: every event behind the cursors, none missing and none twice.
+    A stream of it that is still open elsewhere ends with ABORTED. NOT_FOUND when there is no such request, when it is
+    another tenant's, was not resumable, or ended too long ago.
+    """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_models_pb2.TokenizeRequest, _models_pb2.TokenizeResponse]
     """What a text or a turn is in tokens, without generating anything."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
@@ -131,6 +140,11 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Raw generation from token ids or plain text: no chat format is added or removed."""
     Chat: _aio.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
     """A turn of conversation as typed events. With a session id the history is kept by the server."""
+    Resume: _aio.UnaryStreamMultiCallable[_resume_pb2.ResumeRequest, _resume_pb2.ResumeResponse]  # type: ignore[assignment]
+    """Goes on with a request whose stream broke, at any router: every event behind the cursors, none missing and none twice.
+    A stream of it that is still open elsewhere ends with ABORTED. NOT_FOUND when there is no such request, when it is
+    another tenant's, was not resumable, or ended too long ago.
+    """
     Tokenize: _aio.UnaryUnaryMultiCallable[_models_pb2.TokenizeRequest, _models_pb2.TokenizeResponse]  # type: ignore[assignment]
     """What a text or a turn is in tokens, without generating anything."""
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -154,6 +168,17 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.ChatResponse], _abc.AsyncIterator[_chat_pb2.ChatResponse]]:
         """A turn of conversation as typed events. With a session id the history is kept by the server."""
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _resume_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_resume_pb2.ResumeResponse], _abc.AsyncIterator[_resume_pb2.ResumeResponse]]:
+        """Goes on with a request whose stream broke, at any router: every event behind the cursors, none missing and none twice.
+        A stream of it that is still open elsewhere ends with ABORTED. NOT_FOUND when there is no such request, when it is
+        another tenant's, was not resumable, or ended too long ago.
+        """
 
     @_abc_1.abstractmethod
     def Tokenize(

@@ -117,6 +117,8 @@ class RequestRecord(_message.Message):
     SESSION_TTL_SECONDS_FIELD_NUMBER: _builtins.int
     ACCEPTED_AT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    MAX_CONTEXT_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """Our name for it, unique among everything that any router runs."""
     tenant: _builtins.str
@@ -139,6 +141,10 @@ class RequestRecord(_message.Message):
     """Unix time of acceptance, seconds."""
     traceparent: _builtins.str
     """W3C traceparent of the request."""
+    max_context: _builtins.int
+    """The context that it was accepted for: the limits of its tokens come from it."""
+    origin: _builtins.str
+    """The request as another API than ours brought it, so that its own kind of events can be told again."""
     @_builtins.property
     def chat(self) -> _chat_pb2.ChatRequest:
         """A turn of conversation."""
@@ -178,10 +184,12 @@ class RequestRecord(_message.Message):
         session_ttl_seconds: _builtins.int = ...,
         accepted_at: _builtins.float = ...,
         traceparent: _builtins.str = ...,
+        max_context: _builtins.int = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "generate", b"generate", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "chat", b"chat", "date", b"date", "deadline", b"deadline", "generate", b"generate", "new_messages", b"new_messages", "prompt", b"prompt", "request", b"request", "request_id", b"request_id", "seed", b"seed", "session_ttl_seconds", b"session_ttl_seconds", "tenant", b"tenant", "tools", b"tools", "traceparent", b"traceparent", "turn", b"turn", "warnings", b"warnings", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "chat", b"chat", "date", b"date", "deadline", b"deadline", "generate", b"generate", "max_context", b"max_context", "new_messages", b"new_messages", "origin", b"origin", "prompt", b"prompt", "request", b"request", "request_id", b"request_id", "seed", b"seed", "session_ttl_seconds", b"session_ttl_seconds", "tenant", b"tenant", "tools", b"tools", "traceparent", b"traceparent", "turn", b"turn", "warnings", b"warnings", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["chat", "generate"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015

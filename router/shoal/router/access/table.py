@@ -12,6 +12,7 @@ method                              everybody  admin  operator  user  viewer  au
 
 InferenceService/Generate           .          x      .         x     .       .
 InferenceService/Chat               .          x      .         x     .       .
+InferenceService/Resume             .          x      .         x     .       .
 InferenceService/Tokenize           .          x      .         x     x       .
 InferenceService/ListModels         .          x      x         x     x       x
 

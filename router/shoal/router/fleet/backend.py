@@ -38,6 +38,8 @@ class Work:
     deadline: float
     """Unix time, seconds."""
     choice: int = 0
+    round: int = 0
+    """Which generation of the choice, where tools of the server are called in between. Workers are not told."""
     attempt: int = 1
     """Grows with each try; a worker refuses one older than it has seen. The backend counts on from here."""
     start_offset: int = 0
@@ -92,6 +94,10 @@ class Tokens:
     """The try that generated them: `Work.attempt` as the worker was told it."""
     epoch: int = 0
     """Version of membership and placement that computed them."""
+    numerics_id: str = ""
+    """What they were computed with."""
+    known: bool = False
+    """Whether they come from the journal."""
     numerics_changed: bool = False
     """Whether a migration ended at a worker that computes other bits than those before it: an undisturbed run might
     have said something else from there on."""

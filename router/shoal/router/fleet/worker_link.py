@@ -294,6 +294,7 @@ class WorkerLink:
                 likeliest=tuple(output.top_logprobs),
                 attempt=output.attempt,
                 epoch=epoch,
+                numerics_id=self.numerics_id,
             )
         )
 

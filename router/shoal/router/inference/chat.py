@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from shoal.proto.v1 import inference_pb2 as api
+from shoal.proto.v1.journal_pb2 import RequestRecord
 from shoal.router.call import Call
 from shoal.router.constraint.build import build_constraint
 from shoal.router.constraint.rules import TurnRules
@@ -21,9 +23,12 @@ from shoal.router.harmony.message import ChatMessage, Rendered, Run, runs_of
 from shoal.router.inference.merge import merged
 from shoal.router.inference.opening import Opening, Openings
 from shoal.router.inference.record import chat_record
+from shoal.router.inference.replay import Replay
 from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
 from shoal.router.inference.turn import TurnReader
 from shoal.router.journal.keeper import Keeper, Kept
+from shoal.router.journal.reopened import Reopened
+from shoal.router.journal.tool_fact import ToolFact
 from shoal.router.metrics import Metrics
 from shoal.router.sessions.reservation import Reservation
 from shoal.router.tokenizer import Tokenizer
@@ -56,7 +61,8 @@ class _Plan:
     facts: ModelFacts
     seed: int
     reservation: Reservation | None
-    """The session's next turn is ours; None without a session."""
+    """The session's next turn is ours; None without a session, or when the turn is stored."""
+    backend: Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +87,36 @@ class Chat:
         async with self.openings.reserved(request, call) as reservation:
             opening = await self.openings.open(request, reservation.session if reservation is not None else None)
             facts = await self.backend.wait_ready()
-            plan = _Plan(request, call, opening, facts, seed_of(request.sampling), reservation)
-            first = [self._work(plan, choice) for choice in range(count)]  # what is wrong with the request shows here
-            tokens = sum(len(run.ids) for run in first[0].prompt)
-            await call.allowance.prompt(tokens, count * first[0].limits.max_tokens)
+            plan = _Plan(request, call, opening, facts, seed_of(request.sampling), reservation, self.backend)
+            first = self._work(plan, 0)  # what is wrong with the request shows here
+            tokens = sum(len(run.ids) for run in first.prompt)
+            await call.allowance.prompt(tokens, count * first.limits.max_tokens)
             self.metrics.tokens_in.inc(tokens)
-            record = chat_record(request, call, plan.seed, opening)
-            async with self.keeper.keeping(record, call.deadline.remaining) as kept:
-                choices = [self._choice(plan, work, kept) for work in first]
-                async with contextlib.aclosing(merged(choices)) as events:
-                    async for event in events:
-                        yield event
+            record = chat_record(request, call, plan.seed, opening, facts)
+            async with contextlib.aclosing(self._turn(plan, record)) as events:
+                async for event in events:
+                    yield event
+
+    async def resumed(self, reopened: Reopened, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
+        """All events of a turn that was accepted before, from the first on. Raises as `events` does."""
+        record = reopened.record
+        opening, backend = self.openings.reopen(record), Replay(self.backend, reopened)
+        facts = replace(await self.backend.wait_ready(), max_context=record.max_context)
+        async with self.openings.reserved_again(reopened, call) as reservation:
+            plan = _Plan(record.chat, call, opening, facts, record.seed, reservation, backend)
+            async with contextlib.aclosing(self._turn(plan, record, reopened)) as events:
+                async for event in events:
+                    yield event
+
+    async def _turn(
+        self, plan: _Plan, record: RequestRecord, reopened: Reopened | None = None
+    ) -> AsyncGenerator[api.ChatResponse, None]:
+        async with self.keeper.keeping(record, plan.call.deadline.remaining, reopened) as kept:
+            count = plan.request.n or 1
+            choices = [self._choice(plan, self._work(plan, choice), kept) for choice in range(count)]
+            async with contextlib.aclosing(merged(choices)) as events:
+                async for event in events:
+                    yield event
 
     async def prompt(self, request: api.ChatRequest, tenant: str) -> list[int]:
         """The ids that the model would read. Raises as `events`."""
@@ -105,18 +130,16 @@ class Chat:
         reader = self._reader(plan, work)
         meter = self.metrics.meter(call.arrived, call.clock)
         tools = _ToolTime(self.settings, request)
-        numerics_id = ""
         while True:
-            async with contextlib.aclosing(self.backend.submit(work)) as outputs:
+            async with contextlib.aclosing(plan.backend.submit(work)) as outputs:
                 async for output in outputs:
                     if isinstance(output, Accepted):
-                        numerics_id = output.numerics_id
                         if not tools.rounds:
                             for event in self._started(plan, reader, output.worker_id, await kept.accepted()):
                                 yield event
                         continue
                     meter.tokens(len(output.ids))
-                    kept.add(output, choice=work.choice, round_=tools.rounds, numerics_id=numerics_id)
+                    kept.add(output, choice=work.choice, round_=work.round)
                     for event in reader.read(output):
                         yield event
                     if reader.finish is not None:
@@ -124,8 +147,10 @@ class Chat:
             wanted = reader.server_call
             if wanted is None:
                 break
-            result = await tools.run(_runner(plan, wanted), _tool_call(plan, wanted))
-            yield reader.answered(result.content, failed=result.failed)
+            run = partial(tools.run, _runner(plan, wanted), _tool_call(plan, wanted))
+            fact = await kept.tool(work.choice, work.round, run)
+            tools.took(fact)
+            yield reader.answered(fact.content, failed=fact.failed)
             if tools.spent:
                 yield reader.event(warning=api.Warning(code="tools_spent", message="no more calls in this turn"))
             if (next_work := self._next_work(plan, work.choice, reader, tools)) is None:
@@ -187,7 +212,7 @@ class Chat:
             return None
         rules = plan.opening.demands.later(reasoned=reader.usage.reasoning_tokens, may_call=not tools.spent)
         work = self._round(plan, choice, runs, limits, rules)
-        return replace(work, request_id=f"{plan.call.work_id}-{tools.rounds}")
+        return replace(work, request_id=f"{plan.call.work_id}-{tools.rounds}", round=tools.rounds)
 
     def _round(self, plan: _Plan, choice: int, runs: tuple[Run, ...], limits: api.Limits, rules: TurnRules) -> Work:
         request, call = plan.request, plan.call
@@ -229,21 +254,24 @@ class _ToolTime:
         """Whether no more calls are run."""
         return self._left <= 0 or self._seconds <= 0
 
-    async def run(self, runner: ToolRunner, call: ToolCall) -> ToolOutput:
+    async def run(self, runner: ToolRunner, call: ToolCall) -> ToolFact:
         """Run the tool within what is left; a call without anything left is answered all the same."""
-        self.rounds += 1
         if self.spent:
-            return ToolOutput("No more tool calls are possible in this turn.", failed=True)
-        self._left -= 1
+            return ToolFact("No more tool calls are possible in this turn.", failed=True, seconds=0.0)
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
             async with asyncio.timeout(self._seconds):
-                return await runner.run(call)
+                output = await runner.run(call)
         except TimeoutError:
-            return ToolOutput(f"{call.recipient} took too long and was stopped.", failed=True)
-        finally:
-            self._seconds -= loop.time() - began
+            output = ToolOutput(f"{call.recipient} took too long and was stopped.", failed=True)
+        return ToolFact(output.content, output.failed, loop.time() - began)
+
+    def took(self, fact: ToolFact) -> None:
+        """A call was answered, now or by an earlier owner of the request."""
+        self.rounds += 1
+        self._left -= 1
+        self._seconds -= fact.seconds
 
 
 def _runner(plan: _Plan, wanted: ChatMessage) -> ToolRunner:

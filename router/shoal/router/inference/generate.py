@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
+from shoal.proto.v1.journal_pb2 import RequestRecord
 from shoal.router.call import Call
 from shoal.router.constraint.build import build_text_constraint
 from shoal.router.constraint.check import check_off_loop
@@ -24,9 +25,11 @@ from shoal.router.inference.logprobs import logprobs_of
 from shoal.router.inference.merge import merged
 from shoal.router.inference.numbering import Numbering
 from shoal.router.inference.record import generate_record
+from shoal.router.inference.replay import Replay
 from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
 from shoal.router.inference.stop_text import StopText
 from shoal.router.journal.keeper import Keeper, Kept
+from shoal.router.journal.reopened import Reopened
 from shoal.router.metrics import Metrics
 from shoal.router.tokenizer import Detokenizer, Tokenizer
 
@@ -37,6 +40,20 @@ FINISH = {
     pb.SEQUENCE_FINISH_LOOP: api.FINISH_REASON_LENGTH,
 }
 """How a worker's reason is told to clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What all continuations have in common."""
+
+    request: api.GenerateRequest
+    call: Call
+    facts: ModelFacts
+    answer: Language | None
+    warnings: tuple[str, ...]
+    prompt: tuple[int, ...]
+    seed: int
+    backend: Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +74,33 @@ class Generator:
         answer, _ = read_answer(request.response_format)
         warnings = () if answer is None else await self._checked(request, answer)
         facts = await self.backend.wait_ready()
-        works = await self._works(request, call, facts, answer)
-        tokens = sum(len(run.ids) for run in works[0].prompt)
-        await call.allowance.prompt(tokens, len(works) * works[0].limits.max_tokens)
-        self.metrics.tokens_in.inc(tokens)
-        record = generate_record(request, call, works[0].seed, works[0].prompt)
-        async with self.keeper.keeping(record, call.deadline.remaining) as kept:
-            choices = [self._choice(work, request, call, kept, warnings) for work in works]
+        prompt, seed = await self._prompt(request, facts), seed_of(request.sampling)
+        plan = _Plan(request, call, facts, answer, warnings, tuple(prompt), seed, self.backend)
+        works = self._works(plan)  # what is wrong with the request shows here
+        await call.allowance.prompt(len(prompt), len(works) * works[0].limits.max_tokens)
+        self.metrics.tokens_in.inc(len(prompt))
+        record = generate_record(request, call, seed, works[0].prompt, facts, warnings)
+        async with contextlib.aclosing(self._texts(plan, record)) as events:
+            async for event in events:
+                yield event
+
+    async def resumed(self, reopened: Reopened, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
+        """All events of a request that was accepted before, from the first on. Raises as `events` does."""
+        record = reopened.record
+        answer, _ = read_answer(record.generate.response_format)
+        facts = replace(await self.backend.wait_ready(), max_context=record.max_context)
+        prompt = tuple(token for piece in record.prompt for token in piece.ids)
+        warnings, backend = tuple(record.warnings), Replay(self.backend, reopened)
+        plan = _Plan(record.generate, call, facts, answer, warnings, prompt, record.seed, backend)
+        async with contextlib.aclosing(self._texts(plan, record, reopened)) as events:
+            async for event in events:
+                yield event
+
+    async def _texts(
+        self, plan: _Plan, record: RequestRecord, reopened: Reopened | None = None
+    ) -> AsyncGenerator[api.GenerateResponse, None]:
+        async with self.keeper.keeping(record, plan.call.deadline.remaining, reopened) as kept:
+            choices = [self._choice(plan, work, kept) for work in self._works(plan)]
             async with contextlib.aclosing(merged(choices)) as events:
                 async for event in events:
                     yield event
@@ -75,14 +112,11 @@ class Generator:
             raise FieldError("limits.ignore_eos", "has no meaning with response_format, which says where a text ends")
         return await check_off_loop(TurnRules(answer=answer, answer_field="response_format.schema"))
 
-    async def _works(
-        self, request: api.GenerateRequest, call: Call, facts: ModelFacts, answer: Language | None
-    ) -> list[Work]:
-        prompt = await self._prompt(request, facts)
+    def _works(self, plan: _Plan) -> list[Work]:
+        request, call, facts, prompt = plan.request, plan.call, plan.facts, plan.prompt
         count = request.n or 1
         if count > self.max_choices:
             raise FieldError("n", f"is {count}, at most {self.max_choices} are allowed")
-        seed = seed_of(request.sampling)
         sampling = worker_sampling(
             request.sampling, facts, logprobs=request.logprobs, top_logprobs=request.top_logprobs
         )
@@ -91,14 +125,14 @@ class Generator:
             Work(
                 request_id=call.work_id,
                 choice=choice,  # workers key the random numbers by it, so one seed serves all
-                prompt=(Run(tuple(prompt), generated=False),),
-                seed=seed,
+                prompt=(Run(prompt, generated=False),),
+                seed=plan.seed,
                 sampling=sampling,
                 limits=limits,
                 deadline=call.deadline.unix,
                 cache_salt=call.cache_salt,
                 traceparent=call.traceparent,
-                constraint=build_text_constraint(answer, facts.eos_token_ids) if answer is not None else None,
+                constraint=None if plan.answer is None else build_text_constraint(plan.answer, facts.eos_token_ids),
             )
             for choice in range(count)
         ]
@@ -117,23 +151,20 @@ class Generator:
             raise FieldError("tokens", f"has id {largest}, the vocabulary has {facts.vocab_size}")
         return ids
 
-    async def _choice(
-        self, work: Work, request: api.GenerateRequest, call: Call, kept: Kept, warnings: Sequence[str]
-    ) -> AsyncGenerator[api.GenerateResponse, None]:
+    async def _choice(self, plan: _Plan, work: Work, kept: Kept) -> AsyncGenerator[api.GenerateResponse, None]:
         """The events of one continuation."""
-        state = _Continuation(self.tokenizer, work, list(request.limits.stop))
+        call = plan.call
+        state = _Continuation(self.tokenizer, work, list(plan.request.limits.stop))
         meter = self.metrics.meter(call.arrived, call.clock)
-        numerics_id = ""
-        async with contextlib.aclosing(self.backend.submit(work)) as outputs:
+        async with contextlib.aclosing(plan.backend.submit(work)) as outputs:
             async for output in outputs:
                 if isinstance(output, Accepted):
-                    numerics_id = output.numerics_id
                     resumable = await kept.accepted()
-                    for event in state.started(call.request_id, output.worker_id, resumable, warnings):
+                    for event in state.started(call.request_id, output.worker_id, resumable, plan.warnings):
                         yield event
                     continue
                 meter.tokens(len(output.ids))
-                kept.add(output, choice=work.choice, numerics_id=numerics_id)
+                kept.add(output, choice=work.choice)
                 for event in state.read(output):
                     yield event
                 if state.over:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from shoal.proto.v1 import inference_pb2 as api
+from shoal.proto.v1.journal_pb2 import RequestRecord
 from shoal.router.call import Call
 from shoal.router.constraint.check import check_off_loop
 from shoal.router.constraint.rules import TurnRules
@@ -17,7 +18,8 @@ from shoal.router.harmony.render import Renderer, SystemSettings
 from shoal.router.inference.conversation import calls_of, effort_of, identity_of, read_messages, spoken
 from shoal.router.inference.demands import Demands, read_demands, tools_from_text, tools_to_text
 from shoal.router.inference.resolve import checked_name
-from shoal.router.sessions.items import encode
+from shoal.router.journal.reopened import Reopened
+from shoal.router.sessions.items import encode, kept_message, kept_piece
 from shoal.router.sessions.reservation import Patience, Reservation, reserved
 from shoal.router.sessions.store import Session, SessionStore, StoredItem, Turn
 from shoal.router.tools.runner import Toolbox
@@ -84,6 +86,41 @@ class Openings:
         names = call.tenant, request.session_id, call.work_id
         async with reserved(self.sessions(), *names, expected_turn=expected, patience=self.patience) as reservation:
             yield reservation
+
+    @contextlib.asynccontextmanager
+    async def reserved_again(self, reopened: Reopened, call: Call) -> AsyncGenerator[Reservation | None, None]:
+        """The same for a turn that was accepted before; None also when it is stored already.
+
+        Raises TurnReservedError, TurnConflictError and SessionsAwayError.
+        """
+        record = reopened.record
+        session_id = record.chat.session_id
+        if not session_id or reopened.lease is None:
+            yield None
+            return
+        names = call.tenant, session_id, call.work_id
+        session = await self.sessions().load(call.tenant, session_id)
+        if session is not None and any(item.writer == call.work_id for item in session.items):
+            yield None
+            return
+        again = reserved(self.sessions(), *names, expected_turn=record.turn, patience=self.patience)
+        async with again as reservation:
+            yield reservation
+
+    def reopen(self, record: RequestRecord) -> Opening:
+        """The opening of a turn that was accepted before; its session may have changed since."""
+        tools, server_tools = tools_from_text(record.tools)
+        demands = read_demands(record.chat, tools, self.toolbox.chosen(server_tools), parallel=self.parallel_calls)
+        return Opening(
+            number=record.turn,
+            new=tuple(kept_message(kept) for kept in record.new_messages),
+            prompt=tuple(kept_piece(piece) for piece in record.prompt),
+            demands=demands,
+            warnings=tuple(record.warnings),
+            date=record.date,
+            tools=record.tools,
+            ttl_seconds=record.session_ttl_seconds,
+        )
 
     async def look(self, request: api.ChatRequest, tenant: str) -> Session | None:
         """The session as it is now, for who only looks. Raises FieldError and SessionsAwayError."""

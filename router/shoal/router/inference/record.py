@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.journal_pb2 import RequestRecord
 from shoal.router.call import Call
+from shoal.router.fleet.backend import ModelFacts
 from shoal.router.harmony.message import Rendered, Run
 from shoal.router.inference.opening import Opening
 from shoal.router.sessions.items import keep_message, keep_piece
 
 
-def chat_record(request: api.ChatRequest, call: Call, seed: int, opening: Opening) -> RequestRecord:
+def chat_record(request: api.ChatRequest, call: Call, seed: int, opening: Opening, facts: ModelFacts) -> RequestRecord:
     """A turn as it was accepted."""
-    record = _record(call, seed)
+    record = _record(call, seed, facts)
     record.chat.CopyFrom(request)
     record.prompt.extend(keep_piece(piece) for piece in opening.prompt)
     record.turn, record.date, record.tools = opening.number, opening.date, opening.tools
@@ -25,15 +26,23 @@ def chat_record(request: api.ChatRequest, call: Call, seed: int, opening: Openin
     return record
 
 
-def generate_record(request: api.GenerateRequest, call: Call, seed: int, prompt: Sequence[Run]) -> RequestRecord:
+def generate_record(
+    request: api.GenerateRequest,
+    call: Call,
+    seed: int,
+    prompt: Sequence[Run],
+    facts: ModelFacts,
+    warnings: Sequence[str],
+) -> RequestRecord:
     """Raw generation as it was accepted."""
-    record = _record(call, seed)
+    record = _record(call, seed, facts)
+    record.warnings.extend(warnings)
     record.generate.CopyFrom(request)
     record.prompt.extend(keep_piece(_piece(run)) for run in prompt)
     return record
 
 
-def _record(call: Call, seed: int) -> RequestRecord:
+def _record(call: Call, seed: int, facts: ModelFacts) -> RequestRecord:
     return RequestRecord(
         work_id=call.work_id,
         tenant=call.tenant,
@@ -42,6 +51,8 @@ def _record(call: Call, seed: int) -> RequestRecord:
         deadline=call.deadline.unix,
         accepted_at=time.time(),
         traceparent=call.traceparent,
+        max_context=facts.max_context,
+        origin=call.origin,
     )
 
 

@@ -47,6 +47,14 @@ class InferenceService(InferenceServiceServicer):
             async for event in events:
                 yield event
 
+    async def Resume(  # noqa: N802  # the generated base class names it
+        self, request: api.ResumeRequest, context: _Context
+    ) -> AsyncGenerator[api.ResumeResponse, None]:
+        """See inference.proto."""
+        async with contextlib.aclosing(self.front.resumed(request, self._call("", context))) as events:
+            async for event in events:
+                yield event
+
     async def Tokenize(  # noqa: N802  # the generated base class names it
         self, request: api.TokenizeRequest, context: _Context
     ) -> api.TokenizeResponse:

@@ -4,8 +4,11 @@
         resumable = await kept.accepted()       once, before the first token is passed on
         kept.add(output, choice=0, round_=0)    each of the worker's outputs, before it is passed on
 
-The end of the block is the end of the request: well, or with the error that left it. A block that was cancelled, or
-whose client went away, leaves the request to whoever resumes it.
+The end of the block is the end of the request, well or failed for good. What merely broke off (its client, this
+router, every worker) is left to whoever resumes it:
+
+    reopened = await keeper.reopen(tenant, name)
+    async with keeper.keeping(reopened.record, seconds, reopened) as kept:
 
 Without Redis, or while it is away, a request runs all the same and is not resumable.
 """
@@ -14,16 +17,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import structlog
 
 from shoal.proto.v1.journal_pb2 import RequestRecord
-from shoal.router.errors import SessionsAwayError
+from shoal.router.errors import RequestAbsentError, RequestOverError, SessionsAwayError, TakenOverError
 from shoal.router.fleet.backend import Tokens
-from shoal.router.journal.lease import Lease
+from shoal.router.journal.journal import Journal
+from shoal.router.journal.lease import JournalView
 from shoal.router.journal.recorder import Recorder, Recording
-from shoal.wire.status import status_of
+from shoal.router.journal.reopened import FINAL, Reopened, outcome_of
+from shoal.router.journal.tool_fact import ToolFact
+from shoal.wire.status import WireError, status_of
+
+_INTERRUPTED = "The call was interrupted, and it is not known whether it took effect."
 
 _log = structlog.get_logger(__name__)
 
@@ -31,8 +39,12 @@ _log = structlog.get_logger(__name__)
 class Kept:
     """One request. Made by `Keeper.keeping`."""
 
-    def __init__(self, accepting: asyncio.Task[Recording | None]) -> None:
+    def __init__(self, accepting: asyncio.Task[Recording | None], reopened: Reopened | None = None) -> None:
         self._accepting = accepting
+        self._notes: Mapping[str, bytes] = reopened.view.notes if reopened is not None else {}
+        self._over = reopened is not None and reopened.lease is None
+        self.begun = reopened is not None
+        """Whether a worker took some of it."""
 
     @property
     def recording(self) -> Recording | None:
@@ -40,18 +52,48 @@ class Kept:
         return self._accepting.result() if self._accepting.done() and not self._accepting.cancelled() else None
 
     async def accepted(self) -> bool:
-        """Whether the record is kept, so that any router can go on with the request."""
-        return await asyncio.shield(self._accepting) is not None
+        """A worker took it: whether the record is kept, so that any router can go on with the request."""
+        self.begun = True
+        return await asyncio.shield(self._accepting) is not None or self._over
 
-    def add(self, output: Tokens, *, choice: int = 0, round_: int = 0, numerics_id: str = "") -> None:
+    def add(self, output: Tokens, *, choice: int = 0, round_: int = 0) -> None:
         """Keep a worker's output. Raises TakenOverError when another router goes on with the request."""
         recording = self.recording
-        if recording is None:
+        if recording is None or output.known:
             return
         if recording.taken_over:
             assert recording.problem is not None, "it was taken over"
             raise recording.problem
-        recording.add(output, choice=choice, round_=round_, numerics_id=numerics_id)
+        recording.add(output, choice=choice, round_=round_, numerics_id=output.numerics_id)
+
+    async def tool(self, choice: int, round_: int, run: Callable[[], Awaitable[ToolFact]]) -> ToolFact:
+        """The result of the call that ended a round: kept before it is used, and the tool is never run again.
+
+        A call that was begun and whose result was not kept has failed: it may have taken effect. Raises
+        TakenOverError when another router goes on.
+        """
+        call, result = f"call:{choice}.{round_}", f"tool:{choice}.{round_}"
+        if result in self._notes:
+            return ToolFact.from_bytes(self._notes[result])
+        if call in self._notes:
+            fact = ToolFact(_INTERRUPTED, failed=True, seconds=0.0)
+        else:
+            await self._note(call, b"")
+            fact = await run()
+        return ToolFact.from_bytes(await self._note(result, fact.to_bytes()))
+
+    async def _note(self, name: str, value: bytes) -> bytes:
+        if (recording := self.recording) is None:
+            return value
+        try:
+            return await recording.note(name, value)
+        except TakenOverError:
+            raise
+        except WireError as error:
+            # The stream goes on. Whoever resumed it would have to run the tool again, so nothing more is kept.
+            _log.warning("not_resumable", problem=error.message)
+            recording.problem = recording.problem or error
+            return value
 
     async def flush(self) -> None:
         """Store what was said so far, if that is possible now; raises TakenOverError."""
@@ -67,34 +109,61 @@ class Keeper:
         """`recorder` is None when there is no Redis; `owner` names the router."""
         self.recorder, self._owner = recorder, owner
 
+    async def reopen(self, tenant: str, name: str) -> Reopened:
+        """The request that its caller or we call `name`: ours to go on with, or only to read when it is over.
+
+        Raises RequestAbsentError, SessionsAwayError, and TakenOverError when somebody else does the same right now.
+        """
+        if self.recorder is None:
+            raise RequestAbsentError("this router keeps no requests, so none can be resumed")
+        journal = self.recorder.journal
+        work_id = await journal.find(tenant, name)
+        view = await _read(journal, tenant, work_id)
+        record, lease = view.record, None
+        assert record is not None, "a journal that is read from its beginning has its record"
+        if view.state == "running":
+            with contextlib.suppress(RequestOverError):  # it just ended
+                lease = await journal.take_over(tenant, work_id, self._owner, attempt=view.attempt, orphaned=False)
+            view = await _read(journal, tenant, work_id)  # who had it before writes no more
+        return Reopened(record, view, lease)
+
     @contextlib.asynccontextmanager
     async def keeping(
-        self, record: RequestRecord, seconds: float, lease: Lease | None = None
+        self, record: RequestRecord, seconds: float, reopened: Reopened | None = None
     ) -> AsyncGenerator[Kept, None]:
-        """Keep the request while inside; `seconds` are left until its deadline. With `lease` it was accepted before
-        and is taken over. The acceptance runs beside whatever comes first."""
-        accepting = asyncio.create_task(self._accept(record, seconds, lease), name=f"accept {record.work_id}")
-        kept = Kept(accepting)
+        """Keep the request while inside; `seconds` are left until its deadline. With `reopened` it was accepted before.
+        The acceptance runs beside whatever comes first."""
+        accepting = asyncio.create_task(self._accept(record, seconds, reopened), name=f"accept {record.work_id}")
+        kept = Kept(accepting, reopened)
         try:
             yield kept
         except (asyncio.CancelledError, GeneratorExit):
             await self._left(kept)
             raise
+        except TakenOverError:
+            raise
         except Exception as error:
             await accepting
-            if (recording := kept.recording) is not None:
-                status = status_of(error)
-                await recording.close(f"{status.code.name}: {status.message}", failed=True)
+            if (recording := kept.recording) is None:
+                pass
+            elif not kept.begun:
+                await self._forget(recording)
+            elif isinstance(error, WireError) and not isinstance(error, FINAL):
+                await recording.leave()
+            else:
+                await recording.close(outcome_of(status_of(error)), failed=True)
             raise
         await accepting
         if (recording := kept.recording) is not None:
             await recording.close()
 
-    async def _accept(self, record: RequestRecord, seconds: float, lease: Lease | None) -> Recording | None:
+    async def _accept(self, record: RequestRecord, seconds: float, reopened: Reopened | None) -> Recording | None:
         if self.recorder is None:
             return None
+        if reopened is not None:
+            return self.recorder.open(reopened.lease) if reopened.lease is not None else None
         try:
-            return self.recorder.open(lease or await self.recorder.journal.accept(record, self._owner, seconds))
+            return self.recorder.open(await self.recorder.journal.accept(record, self._owner, seconds))
         except SessionsAwayError as error:
             _log.info("not_resumable", work=record.work_id, problem=error.message)
             return None
@@ -104,3 +173,17 @@ class Keeper:
         with contextlib.suppress(asyncio.CancelledError):
             if await kept.accepted() and (recording := kept.recording) is not None:
                 await recording.leave()
+
+    async def _forget(self, recording: Recording) -> None:
+        """It was refused before anything was told: its client asks anew."""
+        assert self.recorder is not None, "what is recorded has a recorder"
+        self.recorder.forget(recording)
+        with contextlib.suppress(WireError):
+            await self.recorder.journal.forget(recording.lease.tenant, recording.lease.work_id)
+
+
+async def _read(journal: Journal, tenant: str, work_id: str) -> JournalView:
+    view = await journal.read(tenant, work_id)
+    if view is None:
+        raise RequestAbsentError(f"there is no request {work_id!r}, or no longer")
+    return view
