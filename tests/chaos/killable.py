@@ -27,7 +27,7 @@ class Killable(Protocol):
 
 
 class KillableRedis:
-    """A server whose data is in an append-only file, as an embedded one's."""
+    """A server that writes to its append-only file before it answers, as an embedded one does."""
 
     name = "redis"
 
@@ -43,7 +43,7 @@ class KillableRedis:
 
     def start(self) -> None:
         """See `Killable`."""
-        options = ("--appendonly", "yes", "--appendfsync", "everysec")
+        options = ("--appendonly", "yes", "--appendfsync", "always")
         self._running = started(self._folder, *options, port=self._port)
         self._server = self._running.__enter__()
 

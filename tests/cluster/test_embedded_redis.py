@@ -85,7 +85,7 @@ def test_serves_durably_and_only_on_its_socket(redis_server: EmbeddedRedis) -> N
     settings = client.config_get("*")
     client.close()
 
-    expected = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "port": "0"}
+    expected = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "port": "0"}
     assert {key: settings[key] for key in expected} == expected
     assert int(settings["maxmemory"]) > 0
 

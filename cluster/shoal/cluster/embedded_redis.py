@@ -247,7 +247,7 @@ class EmbeddedRedis:
             "logfile": _quoted(self.directory / "redis.log"),
             "daemonize": "no",
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always",  # with everysec a slow disk makes it answer up to 2 s before it writes
             "save": '""',
             "maxmemory": f"{self._max_memory_mb}mb",
             "maxmemory-policy": "noeviction",

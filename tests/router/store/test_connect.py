@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio.cluster import RedisCluster
@@ -177,3 +178,15 @@ async def test_a_full_server_is_told_as_full(tmp_path: Path) -> None:
         assert all(session is not None and len(session.items) == 1 for session in sessions)
         assert await store.load("t", f"s{stored}") is None
         await client.aclose()
+
+
+async def test_a_thousand_commands_at_once_wait_for_a_connection(redis_url: str) -> None:
+    """A burst is served with a bounded number of connections, and nobody is told that Redis is away."""
+    client = connect(redis_url)
+    store = RedisSessions(client)
+    await asyncio.gather(*(store.append("t", f"s{i}", turn(0)) for i in range(1000)))
+    clients: Any = await client.client_list()
+
+    assert len((await store.page("t", 1000, ""))[0]) == 1000
+    assert len(clients) <= 130
+    await client.aclose()

@@ -58,7 +58,7 @@ def settings(options: Options, password: str) -> dict[str, str]:
         "dir": str(options.data),
         "daemonize": "no",
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",  # see `embedded_redis.py`
         "save": '""',
         "maxmemory": f"{options.max_memory_mib}mb",
         "maxmemory-policy": "noeviction",

@@ -36,6 +36,8 @@ SCHEMES = (
     "rediss+cluster://",
 )  # fmt: skip
 
+_CONNECTIONS = 128  # a command waits for one of them
+_MOST_CONNECTIONS = 4096  # where commands cannot wait: more than a router has requests
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 _FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _OPTIONS = _FILES | {"ssl_check_hostname", "sentinel_username", "sentinel_password"}
@@ -122,14 +124,19 @@ def connect(url: str, timeout: float = 2.0) -> Client:
     timeouts: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": min(1.0, timeout)}
     retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 2)
     if several is None:
-        return redis.asyncio.Redis.from_url(url, retry=retry, **timeouts)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url, max_connections=_CONNECTIONS, timeout=timeout, retry=retry, **timeouts
+        )
+        return redis.asyncio.Redis.from_pool(pool)
     if several.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in several.nodes]
         login: dict[str, Any] = {"username": several.username, "password": several.password}
         cluster: dict[str, Any] = {**login, **_tls(several), **timeouts}
         # After a failover the cluster's map is asked for again between the tries.
         again = Retry(ExponentialBackoff(cap=0.3, base=0.05), 3)
-        return RedisCluster(startup_nodes=nodes, retry=again, require_full_coverage=False, **cluster)
+        return RedisCluster(
+            startup_nodes=nodes, retry=again, require_full_coverage=False, max_connections=_MOST_CONNECTIONS, **cluster
+        )
     asking: dict[str, Any] = {
         "username": several.options.get("sentinel_username"),
         "password": several.options.get("sentinel_password"),
@@ -139,7 +146,12 @@ def connect(url: str, timeout: float = 2.0) -> Client:
     untyped: Any = Sentinel
     sentinel = untyped(several.nodes, sentinel_kwargs=asking, **_tls(several), **timeouts)
     primary: redis.asyncio.Redis = sentinel.master_for(
-        several.service, username=several.username, password=several.password, db=several.db, retry=retry
+        several.service,
+        username=several.username,
+        password=several.password,
+        db=several.db,
+        retry=retry,
+        max_connections=_MOST_CONNECTIONS,
     )
     return primary
 
