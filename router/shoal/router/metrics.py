@@ -80,6 +80,8 @@ class Metrics:
         self.tokens_in_flight = self._gauge("tokens_in_flight", "Prompt and generated tokens of running requests.")
         self.tokens_in_flight.set_function(lambda: self._in_flight)
         self.workers = self._gauge("workers_ready", "Workers that can be given work.")
+        self.workers_known = self._gauge("workers_known", "Workers that the registry and the configuration name.")
+        self.workers_connected = self._gauge("workers_connected", "Of those, workers that answer.")
         self.registry_age = self._gauge("registry_age_seconds", "Time since the cluster registry was last read.")
         self.tokens_in = _Prompts(self)
 

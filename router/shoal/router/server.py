@@ -190,6 +190,8 @@ class Router:
         self.metrics.queued.set_function(lambda: self.admission.waiting)
         self.metrics.queue_oldest.set_function(lambda: self._watch.line.oldest)
         self.metrics.workers.set_function(lambda: len(self.pool.eligible()))
+        self.metrics.workers_known.set_function(lambda: self.pool.known)
+        self.metrics.workers_connected.set_function(lambda: self.pool.connected)
         self.metrics.registry_age.set_function(lambda: self.membership.age)
         if self.redis.client is not None:
             self._keep_running("membership", self.membership.watch(self.redis.client, config.registry_poll))

@@ -9,7 +9,9 @@ def test_routers_are_scraped_each_by_itself() -> None:
     """On the metrics port, as often as was said, with the labels that your Prometheus wants."""
     values = {"metrics": {"serviceMonitor": {"enabled": True, "interval": "7s", "labels": {"release": "prom"}}}}
     made = the(render(values), "ServiceMonitor")
-    assert [{"port": "metrics", "interval": "7s"}] == made["spec"]["endpoints"]
+    [endpoint] = made["spec"]["endpoints"]
+    assert ("metrics", "7s") == (endpoint["port"], endpoint["interval"])
+    assert [{"targetLabel": "shoal_role", "replacement": "router"}] == endpoint["relabelings"]  # alerts ask for it
     assert "prom" == made["metadata"]["labels"]["release"]
 
 

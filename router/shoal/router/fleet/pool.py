@@ -73,6 +73,16 @@ class WorkerPool:
         self._draining = frozenset(a for a, member in wanted.items() if member.draining)
         self._on_change()
 
+    @property
+    def known(self) -> int:
+        """Workers that exist, as far as membership says."""
+        return len(self._links)
+
+    @property
+    def connected(self) -> int:
+        """Those that answer."""
+        return sum(link.connected for link in self._links.values())
+
     def eligible(self) -> list[WorkerLink]:
         """Workers that can be given work now."""
         return [link for address, link in self._links.items() if link.connected and address in self._ready]
