@@ -30,9 +30,9 @@ TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: 
 OURS = {
     "cluster": {"model", "ep_size", "groups", "ray_address", "namespace", "redis_url", "state_dir", "log_format",
                 "insecure"},
-    "worker": {"tls", "model", "worker_id", "group", "host", "port", "device", "threads", "first_port", "metrics_host",
+    "worker": {"model", "worker_id", "group", "host", "port", "device", "threads", "first_port", "metrics_host",
                "metrics_port"},
-    "router": {"tls", "access", "model_dir", "model_name", "host", "port", "http_host", "http_port", "metrics_host",
+    "router": {"model_dir", "model_name", "host", "port", "http_host", "http_port", "metrics_host",
                "metrics_port", "redis_url", "workers", "ready_file", "router_id", "drain_seconds", "insecure"},
     "access": {"required", "keys_file"},
 }  # fmt: skip
@@ -118,7 +118,9 @@ def schema_of(values: list[Value]) -> dict[str, Any]:
 def section_schema(section: str, kind: type) -> dict[str, Any]:
     """The settings of one section that are left to people."""
     hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind) if field.name not in OURS.get(section, set())]
+    # What is a section of its own is set there.
+    left = [f.name for f in dataclasses.fields(kind) if not dataclasses.is_dataclass(hints[f.name])]
+    names = [name for name in left if name not in OURS.get(section, set())]
     if unknown := OURS.get(section, set()) - set(hints):
         raise ValueError(f"{section} has no settings {sorted(unknown)}")
     typed = {
