@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from shoal.cluster.checkpoint.commands import app as checkpoint
+from shoal.cluster.commands.audit import app as audit
 from shoal.cluster.commands.keys import app as keys
 from shoal.cluster.errors import ClusterError
 from shoal.cluster.probes import app as health
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(keys, name="keys")
+app.add_typer(audit, name="audit")
 app.add_typer(health, name="health")
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with the settings.", show_default=False)]

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from shoal.router.access.config import AccessConfig
+from shoal.router.audit.config import AuditConfig
 from shoal.router.errors import StartError
 from shoal.router.limits.config import LimitsConfig
 from shoal.router.store.connect import RedisUrlError, check
 from shoal.wire.settings import SettingError
 from shoal.wire.tls import TlsConfig
 
-PARTS: dict[str, type] = {"tls": TlsConfig, "access": AccessConfig, "limits": LimitsConfig}
+PARTS: dict[str, type] = {"tls": TlsConfig, "access": AccessConfig, "limits": LimitsConfig, "audit": AuditConfig}
 """Fields of a RouterConfig that are sections of their own."""
 
 
@@ -109,6 +110,8 @@ class RouterConfig:
     """The [access] section."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     """The [limits] section."""
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    """The [audit] section."""
     router_id: str = field(default_factory=lambda: f"router-{secrets.token_hex(4)}")
     """Unique among live routers."""
 

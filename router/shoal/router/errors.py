@@ -39,6 +39,7 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     ├── MigrationFailedError   workers were lost, and no other one could go on
     ├── SessionsAwayError      Redis does not answer
     ├── CredentialsAwayError   nobody can be known: keys were never read
+    ├── AuditError             the request cannot be recorded, and must be
     └── StoppingError          this router is shutting down
     LateError                DEADLINE_EXCEEDED
     InternalError            INTERNAL
@@ -62,12 +63,12 @@ from shoal.wire.status import (
 )
 
 __all__ = [
-    "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError", "JournalFullError", "JournalGapError",
-    "LateError", "MigrationFailedError", "ModelAbsentError", "NoWorkerError", "PromptTooLongError",
-    "QueueFullError", "QuotaError", "RequestAbsentError", "RequestHeldError", "RequestOverError",
-    "SessionAbsentError", "SessionExistsError", "SessionFullError", "SessionsAwayError", "SlowReaderError",
-    "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "TurnReservedError", "WireError",
-    "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
+    "AuditError", "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError", "JournalFullError",
+    "JournalGapError", "LateError", "MigrationFailedError", "ModelAbsentError", "NoWorkerError",
+    "PromptTooLongError", "QueueFullError", "QuotaError", "RequestAbsentError", "RequestHeldError",
+    "RequestOverError", "SessionAbsentError", "SessionExistsError", "SessionFullError", "SessionsAwayError",
+    "SlowReaderError", "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "TurnReservedError",
+    "WireError", "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
 ]  # fmt: skip
 
 
@@ -257,6 +258,12 @@ class SessionsAwayError(UnavailableError):
     """Redis does not answer, so sessions cannot be served; stateless requests can."""
 
     reason = "sessions_away"
+
+
+class AuditError(UnavailableError):
+    """The request cannot be recorded, and is not served without."""
+
+    reason = "audit"
 
 
 class CredentialsAwayError(UnavailableError):

@@ -20,10 +20,10 @@ import grpc.aio
 import structlog
 
 from shoal.proto.v1 import inference_pb2 as api
-from shoal.router.access.caller import serving
-from shoal.router.access.door import Door, Shown
+from shoal.router.access.door import Shown
 from shoal.router.access.table import FOR_EVERYBODY, short_name
 from shoal.router.metrics import Metrics
+from shoal.router.protection import Protection
 from shoal.wire.deadlines import deadline_of
 from shoal.wire.status import Status, WireError, status_of
 
@@ -39,8 +39,8 @@ _LAST_WORDS_SECONDS = 1.0  # a client that does not read is not waited for longe
 class Rim(grpc.aio.ServerInterceptor):
     """Wraps the handlers of our own services. Of others only what the table opens to everybody is served."""
 
-    def __init__(self, metrics: Metrics, max_request_seconds: float, door: Door) -> None:
-        self._metrics, self._door = metrics, door
+    def __init__(self, metrics: Metrics, max_request_seconds: float, protection: Protection) -> None:
+        self._metrics, self._protection = metrics, protection
         self._max_request_seconds = max_request_seconds
 
     async def intercept_service(
@@ -66,20 +66,19 @@ class Rim(grpc.aio.ServerInterceptor):
         async def handle(request: Any, context: _Context) -> None:
             last: Any = None
             async with self._watched(method, context, lambda: last):
-                caller = await self._door.admit(shown_by(context), short_name(method))
-                with serving(caller):
-                    async with contextlib.aclosing(serve(request, context)) as events:
-                        async for event in events:
-                            await context.write(event)
-                            last = event
+                entering = self._protection.entering(shown_by(context), short_name(method))
+                async with entering, contextlib.aclosing(serve(request, context)) as events:
+                    async for event in events:
+                        await context.write(event)
+                        last = event
 
         return handle
 
     def _answering(self, method: str, serve: _Unary) -> Any:
         async def handle(request: Any, context: _Context) -> Any:
-            async with self._watched(method, context, lambda: None):
-                with serving(await self._door.admit(shown_by(context), short_name(method))):
-                    return await serve(request, context)
+            entering = self._protection.entering(shown_by(context), short_name(method))
+            async with self._watched(method, context, lambda: None), entering:
+                return await serve(request, context)
 
         return handle
 

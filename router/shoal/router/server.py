@@ -30,8 +30,6 @@ from shoal.proto.v1.inference_pb2_grpc import (
     add_SessionServiceServicer_to_server,
 )
 from shoal.router import logs
-from shoal.router.access.assemble import build_guard
-from shoal.router.access.door import Door, OpenDoor
 from shoal.router.admission import Admission
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
@@ -51,10 +49,8 @@ from shoal.router.inference.models import Models
 from shoal.router.inference.opening import Openings
 from shoal.router.inference.resume import Resumer
 from shoal.router.inference.service import InferenceService
-from shoal.router.limits.ledger import RedisLedger
-from shoal.router.limits.policy import Policies, PolicyError
-from shoal.router.limits.quota import Quotas
 from shoal.router.metrics import Metrics, MetricsServer
+from shoal.router.protection import Protection
 from shoal.router.redis_parts import RedisParts
 from shoal.router.rim import Rim
 from shoal.router.sessions.reservation import Patience
@@ -141,17 +137,10 @@ class Router:
         keeper = self.redis.keeper
         generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices, config.model, keeper)
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
-        try:
-            policies = Policies(config.limits)
-        except (OSError, PolicyError) as error:
-            raise StartError(f"limits.tenants_file: {error}") from error
-        shared = RedisLedger(self.redis.client) if self.redis.client is not None else None
-        self._quotas = Quotas(config.limits, policies, shared, time.monotonic) if config.limits.enforced else None
-        self._guard = build_guard(config.access, self.redis.client) if config.access.required else None
-        door: Door = self._guard or OpenDoor()
+        self._protection = Protection.build(config, self.redis.client)
         self._watch = Watch(self.metrics, WaitingLine(time.monotonic), Tracing.of("shoal-router"))
         resumer = Resumer(keeper, chat, generator)
-        front = Front(chat, generator, resumer, door, self.admission, self._watch, policies, self._quotas)
+        front = Front(chat, generator, resumer, self._protection, self.admission, self._watch)
         service = InferenceService(front, models, config.max_request_seconds)
         gate = Gate(front, config.max_request_seconds)
         around = http.Surroundings(
@@ -159,7 +148,7 @@ class Router:
         )
         self._api = http.build(gate, around)
         self._http: Listener | None = None
-        rim = Rim(self.metrics, config.max_request_seconds, door)
+        rim = Rim(self.metrics, config.max_request_seconds, self._protection)
         session_settings = SessionSettings(config.session_ttl_seconds, config.max_session_ttl_seconds, _today)
         sessions = SessionService(self.redis.sessions, session_settings, self.redis.journal)
         self._server = grpc.aio.server(interceptors=[rim], options=server_options())
@@ -183,9 +172,7 @@ class Router:
         if config.http_port >= 0:
             with _taken("http_port"):
                 self._http = Listener(self._api.application, config.http_host, config.http_port, config.tls)
-        if self._guard is not None:
-            await self._guard.keyring.refresh()
-            self._keep_running("keys", self._guard.watch(config.access.refresh))
+        await self._protection.start(config, self._keep_running)
         self.metrics.in_flight.set_function(lambda: self.admission.running)
         self.metrics.queued.set_function(lambda: self.admission.waiting)
         self.metrics.queue_oldest.set_function(lambda: self._watch.line.oldest)
@@ -196,8 +183,6 @@ class Router:
         if self.redis.client is not None:
             self._keep_running("membership", self.membership.watch(self.redis.client, config.registry_poll))
         self.redis.start(self._keep_running)
-        if self._quotas is not None:
-            self._keep_running("quotas", self._quotas.keep())
         self._keep_running("health", self._report_health())
         await self._server.start()
         if self._http is not None:
@@ -219,6 +204,7 @@ class Router:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pool.close()
+        await self._protection.close()
         await self.redis.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)

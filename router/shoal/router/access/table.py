@@ -64,6 +64,14 @@ FOR_EVERYBODY, _allowed = _read(_TABLE)
 ALLOWED: Mapping[str, frozenset[Role]] = _allowed
 """Method -> the roles that may call it."""
 
+GENERATING = frozenset(
+    (
+        "InferenceService/Generate", "InferenceService/Chat", "InferenceService/Resume", "http.ChatCompletions", "http.Completions",
+        "http.CreateResponse",
+    )
+)  # fmt: skip
+"""Methods that use the model."""
+
 
 def short_name(method: str) -> str:
     """A gRPC method as the table names it.

@@ -50,7 +50,7 @@ class Surroundings:
 
 def build(gate: Gate, around: Surroundings) -> Api:
     """Everything under one roof."""
-    rim = Rim(gate.metrics, gate.max_request_seconds, gate.door)
+    rim = Rim(gate.metrics, gate.max_request_seconds, gate.front.protection)
     chat, completions, models = ChatCompletions(gate), Completions(gate), Models(around.models)
     openings = gate.chat.openings
     responses = Responses(gate, Conversations(around.records, openings.store, openings.renderer))

@@ -33,7 +33,7 @@ class Gate:
     @property
     def door(self) -> Door:
         """Who lets requests in."""
-        return self.front.door
+        return self.front.protection.door
 
     @property
     def chat(self) -> Chat:

@@ -17,7 +17,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from shoal.router.access.caller import serving
 from shoal.router.access.door import Door, Shown
 from shoal.router.access.table import FOR_EVERYBODY
 from shoal.router.call import Call
@@ -60,8 +59,7 @@ class Endpoint:
         request, began, answer = Request(scope, receive), time.monotonic(), _Answer(send)
         try:
             async with asyncio.timeout(self._gate.max_request_seconds):
-                caller = await self._gate.door.admit(shown_by(request), self.name)
-                with serving(caller):
+                async with self._gate.front.protection.entering(shown_by(request), self.name):
                     call = self._gate.call(request)
                     answer.headers["x-request-id"] = call.request_id
                     has_body = request.method == "POST"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,6 +17,8 @@ Priority = Literal["high", "normal", "batch"]
 Recorded = Literal["hash", "store", "encrypt"]
 
 _FACTORS: dict[str, float] = {"high": 4.0, "normal": 1.0, "batch": 0.25}
+
+_LOOK_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -106,6 +109,12 @@ class Policies:
     def of(self, tenant: str) -> Policy:
         """The tenant's policy."""
         return self._policies.get(tenant, self._usual)
+
+    async def keep(self) -> None:
+        """Look at the file again and again, for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.refresh()
 
     def refresh(self) -> None:
         """Read the file again if it changed."""

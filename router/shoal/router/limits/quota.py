@@ -91,10 +91,9 @@ class Quotas:
         await self._refuse(caller, await self._ledger_do("spend", caller.tenant, scopes, tokens))
 
     async def keep(self) -> None:
-        """Renew the places of what runs, and look at policies again, for ever."""
+        """Renew the places of what runs, for ever."""
         while True:
             await asyncio.sleep(LEASE_MS / 4000)
-            self._policies.refresh()
             for lease, (tenant, scopes) in list(self._leases.items()):
                 if self._shared is not None:
                     with suppress(*ABSENT):
