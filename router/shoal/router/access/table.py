@@ -66,8 +66,8 @@ ALLOWED: Mapping[str, frozenset[Role]] = _allowed
 
 GENERATING = frozenset(
     (
-        "InferenceService/Generate", "InferenceService/Chat", "InferenceService/Resume", "http.ChatCompletions", "http.Completions",
-        "http.CreateResponse",
+        "InferenceService/Generate", "InferenceService/Chat", "InferenceService/Resume",
+        "http.ChatCompletions", "http.Completions", "http.CreateResponse",
     )
 )  # fmt: skip
 """Methods that use the model."""
