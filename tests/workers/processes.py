@@ -87,6 +87,8 @@ class WorkerProcess:
             while True:
                 number, result = self._pipe.recv()
                 future = self._calls.pop(number)
+                if not future.set_running_or_notify_cancel():
+                    continue  # nobody waits any more
                 future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
         except (EOFError, OSError):
             for future in list(self._calls.values()):

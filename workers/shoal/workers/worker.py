@@ -84,6 +84,7 @@ class Worker:
         self._changing = threading.Lock()  # held by whoever stages or changes the epoch
         self._wanted_epoch = 0
         self._entering_epoch = 0
+        self._read_ahead = (0, 0)  # experts and their bytes, since the last epoch
         self._constraints: ConstraintCompiler | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -177,7 +178,11 @@ class Worker:
         """
         self._want(spec, entering=False)
         with self._changing:
-            return self._stage(spec).loaded
+            assert self._checkpoint is not None, "not prepared"
+            before = self._checkpoint.bytes_read
+            loaded = self._stage(spec).loaded
+            self._read_ahead = (loaded, self._checkpoint.bytes_read - before)
+            return loaded
 
     def reconfigure(self, spec: GroupSpec, together: bool) -> EpochReport:
         """Serve `spec` from now on, with every weight, KV block and sequence that this rank has.
@@ -202,11 +207,12 @@ class Worker:
             self._enter(spec, staged)
             self._loop.resume(spec.epoch)
             end = time.monotonic()
+            (ahead, bytes_ahead), self._read_ahead = self._read_ahead, (0, 0)
             report = EpochReport(
                 rank=spec.rank_of(self.config.worker_id),
                 experts_held=staged.held,
-                experts_loaded=staged.loaded,
-                bytes_read=self._checkpoint.bytes_read - read_before,
+                experts_loaded=staged.loaded + ahead,
+                bytes_read=self._checkpoint.bytes_read - read_before + bytes_ahead,
                 pause=end - paused,
                 seconds=end - begin,
             )

@@ -1,4 +1,4 @@
-"""`shoal checkpoint make|inspect|verify`. What needs torch is imported only when a command runs."""
+"""`shoal checkpoint make|inspect|verify|golden`. What needs torch is imported only when a command runs."""
 
 from __future__ import annotations
 
@@ -54,6 +54,23 @@ def inspect(path: Directory) -> None:
     with _one_line_errors(), open_checkpoint(path) as checkpoint:
         summary = summarise(checkpoint)
     _print_summary(summary, Console())
+
+
+@app.command()
+def golden(
+    path: Directory,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: in the checkpoint directory.")] = None,
+) -> None:
+    """Compute, slowly and by other code, logits that workers must reproduce before they serve."""
+    from shoal.cluster.checkpoint.golden import make_golden
+    from shoal.workers.checkpoint import open_checkpoint
+    from shoal.workers.model.golden import NAME
+
+    with _one_line_errors(), open_checkpoint(path) as checkpoint, _bar("layers") as progress:
+        made = make_golden(checkpoint, progress)
+        target = out or checkpoint.path / NAME
+        made.save(target, checkpoint.fingerprint)
+    typer.echo(f"wrote {target}: logits after {len(made.tokens)} tokens")
 
 
 @app.command()

@@ -81,5 +81,7 @@ class Alarm:
 
 def _log_failure(call: grpc.Future[worker_pb2.WakeResponse]) -> None:
     error = None if call.cancelled() else call.exception()
+    if isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.CANCELLED:
+        return  # the epoch was over before it answered
     if error is not None:
         log.warning("a peer could not be woken", error=str(error))
