@@ -40,6 +40,8 @@ class Call:
     """What it may use; the part that knows the prompt's tokens tells it."""
     origin: str = ""
     """The request as another API than ours brought it; kept with the request."""
+    idempotency_key: str = ""
+    """As an API without a field for it brought it."""
     clock: Callable[[], float] = time.monotonic
     arrived: float = field(default_factory=time.monotonic)
     """On `clock`."""

@@ -19,6 +19,7 @@ from shoal.router.call import Call
 from shoal.router.errors import AuditError
 from shoal.router.inference.chat import Chat
 from shoal.router.inference.generate import Generator
+from shoal.router.inference.once import Once
 from shoal.router.inference.resume import Resumer
 from shoal.router.limits.ledger import Scope
 from shoal.router.protection import Protection
@@ -44,6 +45,7 @@ class Front:
     chat: Chat
     generator: Generator
     resumer: Resumer
+    once: Once
     protection: Protection
     admission: Admission
     watch: Watch
@@ -51,13 +53,25 @@ class Front:
     def chats(self, asked: api.ChatRequest, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
         """The events of a turn. Raises as `Chat.events` does, and whatever stands before it."""
         claim = self._claim(call, sum(len(message.content) for message in asked.messages), asked.limits)
-        return self._guarded("chat", asked, claim, call, lambda call: self.chat.events(asked, call))
+        return self._guarded(
+            "chat",
+            asked,
+            claim,
+            call,
+            lambda call: self.once.events(asked, call, lambda call: self.chat.events(asked, call)),
+        )
 
     def generations(self, asked: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
         """The same for raw generation."""
         said = len(asked.text) + len(asked.tokens.ids) * _CHARACTERS_PER_TOKEN
         claim = self._claim(call, said, asked.limits)
-        return self._guarded("text_completion", asked, claim, call, lambda call: self.generator.events(asked, call))
+        return self._guarded(
+            "text_completion",
+            asked,
+            claim,
+            call,
+            lambda call: self.once.events(asked, call, lambda call: self.generator.events(asked, call)),
+        )
 
     async def resumed(self, asked: api.ResumeRequest, call: Call) -> AsyncGenerator[api.ResumeResponse, None]:
         """The same for a request that goes on. What its earlier owners used was counted there."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
 from shoal.router.http.responses.records import Records
+from shoal.router.journal.claims import Claims
 from shoal.router.journal.journal import Journal
 from shoal.router.journal.keeper import Keeper
 from shoal.router.journal.lease import JournalLimits
@@ -30,6 +31,7 @@ class RedisParts:
         self.records: Records | None = None
         self.journal: Journal | None = None
         self.recorder: Recorder | None = None
+        self.claims: Claims | None = None
         if config.redis_url:
             try:
                 self.client = connect(config.redis_url)
@@ -40,7 +42,7 @@ class RedisParts:
             if config.journal_seconds > 0:
                 limits = JournalLimits(config.lease_seconds, config.journal_seconds)
                 self.journal = Journal(self.client, limits)
-                self.recorder = Recorder(self.journal)
+                self.recorder, self.claims = Recorder(self.journal), Claims(self.client)
         self.keeper = Keeper(self.recorder, config.router_id)
 
     async def require_ready(self, seconds: float) -> None:

@@ -46,6 +46,7 @@ from shoal.router.http.listener import Listener
 from shoal.router.inference.chat import Chat, ChatSettings
 from shoal.router.inference.generate import Generator
 from shoal.router.inference.models import Models
+from shoal.router.inference.once import Once
 from shoal.router.inference.opening import Openings
 from shoal.router.inference.resume import Resumer
 from shoal.router.inference.service import InferenceService
@@ -140,7 +141,8 @@ class Router:
         self._protection = Protection.build(config, self.redis.client)
         self._watch = Watch(self.metrics, WaitingLine(time.monotonic), Tracing.of("shoal-router"))
         resumer = Resumer(keeper, chat, generator)
-        front = Front(chat, generator, resumer, self._protection, self.admission, self._watch)
+        once = Once(self.redis.claims, resumer, config.journal_seconds, config.lease_seconds)
+        front = Front(chat, generator, resumer, once, self._protection, self.admission, self._watch)
         service = InferenceService(front, models, config.max_request_seconds)
         gate = Gate(front, config.max_request_seconds)
         around = http.Surroundings(

@@ -52,7 +52,9 @@ def rpcs() -> Iterator[tuple[str, Any, bool]]:
                 request.text = "x"
             elif method.name in ("GetSession", "DeleteSession", "ForkSession"):
                 request.session_id = "absent"
-            yield f"/{service.full_name}/{method.name}", request, method.name in ("Chat", "Generate")
+            elif method.name == "Resume":
+                request.request_id = "absent"
+            yield f"/{service.full_name}/{method.name}", request, method.name in ("Chat", "Generate", "Resume")
 
 
 async def code_of(cluster: Cluster, method: str, request: Any, streams: bool, authorization: str) -> grpc.StatusCode:

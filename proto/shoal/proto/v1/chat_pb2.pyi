@@ -248,7 +248,8 @@ class ChatRequest(_message.Message):
     """Which model; empty: the one that is served."""
     idempotency_key: _builtins.str
     """A retry with the same key (printable, at most 256 characters) never makes a second turn: it is told what the first one
-    was told, or ABORTED while that still runs. Empty: every request is its own. Remembered for as long as requests are.
+    says, from the beginning; if that still runs, its own stream ends. Empty: every request is its own. Remembered for as
+    long as requests are; UNAVAILABLE when they cannot be.
     """
     context_policy: Global___ContextPolicy.ValueType
     """What happens when the conversation is longer than the model's context."""

@@ -155,6 +155,7 @@ class Completions:
         """Whole or in pieces. Raises WireError."""
         body = parse(CompletionBody, asked.body)
         request = generation_of(body, call.request_id)
+        request.idempotency_key = call.idempotency_key
         head = Head(id=f"cmpl-{call.work_id}", model=body.model, created=int(time.time()))
         answer = CompletionAnswer(head, echo=request.text if body.echo else "", logprobs=body.logprobs is not None)
         if body.stream:

@@ -53,6 +53,7 @@ class Gate:
             deadline=Deadline(remaining, time.time() + remaining),
             request_id=checked_name("x-request-id", request.headers.get("x-request-id", "")),
             traceparent=traceparent_of(request.headers.get("traceparent")),
+            idempotency_key=checked_name("idempotency-key", request.headers.get("idempotency-key", "")),
         )
         structlog.contextvars.bind_contextvars(request=call.request_id, work=call.work_id)
         return call

@@ -63,6 +63,11 @@ class Journal:
             raise RequestHeldError(f"request {work_id!r} was accepted before")
         return Lease(tenant, work_id, 1, owner)
 
+    async def exists(self, tenant: str, work_id: str) -> bool:
+        """Whether the request is kept."""
+        async with answering("requests"):
+            return bool(await self._client.exists(_key(tenant, work_id)))
+
     async def find(self, tenant: str, name: str) -> str:
         """Our name for the request that the caller calls `name`, or that is called so already.
 

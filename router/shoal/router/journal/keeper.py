@@ -109,6 +109,10 @@ class Keeper:
         """`recorder` is None when there is no Redis; `owner` names the router."""
         self.recorder, self._owner = recorder, owner
 
+    async def knows(self, tenant: str, work_id: str) -> bool:
+        """Whether the request that we call so was accepted, and is still kept. Raises SessionsAwayError."""
+        return self.recorder is not None and await self.recorder.journal.exists(tenant, work_id)
+
     async def reopen(self, tenant: str, name: str) -> Reopened:
         """The request that its caller or we call `name`: ours to go on with, or only to read when it is over.
 

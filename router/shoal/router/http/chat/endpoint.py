@@ -28,6 +28,7 @@ class ChatCompletions:
         """Whole or in pieces. Raises WireError."""
         body = parse(ChatBody, asked.body)
         turn = turn_of(body, call.request_id)
+        turn.request.idempotency_key = call.idempotency_key
         head = Head(id=f"chatcmpl-{call.work_id}", model=body.model, created=int(time.time()))
         answer = ChatAnswer(head, formatted=turn.formatted, logprobs=bool(body.logprobs))
         places = read_messages(body.messages)[1]
