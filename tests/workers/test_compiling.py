@@ -75,11 +75,12 @@ async def test_what_cannot_be_compiled_is_answered(threads: ThreadPoolExecutor) 
 
 
 async def test_a_cancelled_submit_is_answered_once(threads: ThreadPoolExecutor) -> None:
-    """Cancelled while it compiles: refused at once, and never begun; another attempt is left alone."""
+    """Cancelled while it compiles: refused at once, and never begun; another attempt or choice is left alone."""
     compiler, answers = Gated(), asyncio.Queue[Cursor | Exception]()
     compiling = Compiling(compiler, threads)
     compiling.begin(submit("r", SLOW), answers.put_nowait)
     compiling.cancel(pb.Cancel(request_id="r", attempt=7))
+    compiling.cancel(pb.Cancel(request_id="r", choice=1))
     assert answers.empty()
 
     compiling.cancel(pb.Cancel(request_id="r"))

@@ -95,6 +95,27 @@ def test_cancel_ends_a_running_request(pair: Group) -> None:
         assert client.stub.GetStatus(pb.GetStatusRequest()).kv_blocks_used == 0
 
 
+def test_cancel_of_one_choice_leaves_the_other(pair: Group) -> None:
+    """Two choices run; the one that is named ends, the other goes on until all are cancelled."""
+    with connected(pair.addresses[0]) as client:
+        for choice in range(2):
+            message = submit_message("both", [1, 2, 3], max_tokens=4000)
+            message.choice = choice
+            client.send(message)
+        started = set[int]()
+        for output in client.outputs("both"):
+            started.add(output.choice)
+            if started == {0, 1}:
+                break
+        client.send(pb.Cancel(request_id="both", choice=1))
+        ended = list(client.outputs("both"))[-1]
+        assert (ended.choice, ended.finish) == (1, pb.SEQUENCE_FINISH_CANCELLED)
+        assert next(client.outputs("both")).choice == 0
+        client.send(pb.Cancel(request_id="both"))
+        ended = list(client.outputs("both"))[-1]
+        assert (ended.choice, ended.finish) == (0, pb.SEQUENCE_FINISH_CANCELLED)
+
+
 def test_a_closed_stream_ends_its_requests(pair: Group) -> None:
     """When a router goes, the worker stops generating for it."""
     with connected(pair.addresses[0]) as client:

@@ -129,7 +129,7 @@ async def test_several_choices_of_one_prompt(start_cluster: StartCluster) -> Non
 
 
 async def test_one_choice_that_ends_early_leaves_the_others(start_cluster: StartCluster, tokenizer: Tokenizer) -> None:
-    """A choice ended by its stop text does not end its siblings; once they ended, it is cancelled."""
+    """A choice ended by its stop text does not end its siblings: the worker is told of it alone."""
 
     async def script(submit: pb.Submit) -> AsyncIterator[Action]:
         for token in tokenizer.encode("xx" if submit.choice else "ab stop"):
@@ -147,10 +147,11 @@ async def test_one_choice_that_ends_early_leaves_the_others(start_cluster: Start
 
     assert texts == ["ab ", "xx!"]
     await until(lambda: len(cluster.worker.cancels) == 1 and not cluster.worker.running)
+    assert [0] == [cancel.choice for cancel in cluster.worker.cancels if cancel.HasField("choice")]
 
 
 async def test_cancellation_reaches_the_worker(start_cluster: StartCluster) -> None:
-    """A client that goes away frees the worker at once, with one word for all choices."""
+    """A client that goes away frees the worker at once, of every choice."""
     cluster = await start_cluster(doing(Say((1,)), Hang()))
     call = cluster.front.inference.Generate(api.GenerateRequest(text="x", n=2))
     async for event in call:
@@ -159,7 +160,8 @@ async def test_cancellation_reaches_the_worker(start_cluster: StartCluster) -> N
     call.cancel()
     await until(lambda: len(cluster.worker.cancels) > 0 and not cluster.worker.running)
 
-    assert [cancel.request_id for cancel in cluster.worker.cancels] == [cluster.worker.submits[0].request_id]
+    name = cluster.worker.submits[0].request_id
+    assert {(name, 0), (name, 1)} == {(cancel.request_id, cancel.choice) for cancel in cluster.worker.cancels}
     await until(lambda: cluster.front.router.admission.running == 0)
 
 

@@ -12,7 +12,7 @@ from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.errors import NotReadyError, OverloadedError
-from shoal.workers.messages import generated_in
+from shoal.workers.messages import generated_in, means
 
 MOST = 256
 """Submits of one stream that may wait; more are refused as overloaded."""
@@ -46,7 +46,7 @@ class Compiling:
     def cancel(self, cancel: pb.Cancel) -> None:
         """The request is not wanted any more."""
         for task, (submit, done) in list(self._running.items()):
-            if submit.request_id == cancel.request_id and submit.attempt == cancel.attempt:
+            if means(cancel, submit.request_id, submit.attempt, submit.choice):
                 task.cancel()
                 del self._running[task]
                 done(NotReadyError("cancelled before it began"))

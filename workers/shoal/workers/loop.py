@@ -270,7 +270,8 @@ class EngineLoop:
             if isinstance(item, Sequence):
                 self.engine.submit(item)
             elif isinstance(item, pb.Cancel):
-                ended += self.engine.cancel(item.request_id, item.attempt)
+                choice = item.choice if item.HasField("choice") else None
+                ended += self.engine.cancel(item.request_id, item.attempt, choice)
             else:
                 self.engine.forget_stream(item)
         return ended + self.engine.expire(time.time())

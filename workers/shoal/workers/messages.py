@@ -30,6 +30,12 @@ def generated_in(submit: pb.Submit) -> list[int]:
     return tokens[max(0, len(tokens) - submit.start_offset) :]
 
 
+def means(cancel: pb.Cancel, request_id: str, attempt: int, choice: int) -> bool:
+    """Whether a cancel ends this sequence."""
+    same = cancel.request_id == request_id and cancel.attempt == attempt
+    return same and (not cancel.HasField("choice") or cancel.choice == choice)
+
+
 def sequence_from(submit: pb.Submit, vocab_size: int, stream: str, constraint: Cursor | None = None) -> Sequence:
     """Check a submit and make its sequence; `constraint` is its compiled one, after the tokens generated already.
     Raises RequestError naming the field that is wrong."""

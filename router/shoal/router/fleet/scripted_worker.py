@@ -141,7 +141,7 @@ class ScriptedWorker(WorkerServiceServicer):
         """See worker.proto."""
         outbox: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue()
         self._streams.add(outbox)
-        tasks: dict[str, list[asyncio.Task[None]]] = {}
+        tasks: dict[tuple[str, int], list[asyncio.Task[None]]] = {}
         listening = asyncio.create_task(self._listen(request_iterator, outbox, tasks))
         try:
             while (message := await outbox.get()) is not None:
@@ -155,7 +155,7 @@ class ScriptedWorker(WorkerServiceServicer):
         self,
         requests: AsyncIterator[pb.ConnectRequest],
         outbox: asyncio.Queue[pb.ConnectResponse | None],
-        tasks: dict[str, list[asyncio.Task[None]]],
+        tasks: dict[tuple[str, int], list[asyncio.Task[None]]],
     ) -> None:
         async for request in requests:
             match request.WhichOneof("message"):
@@ -165,11 +165,12 @@ class ScriptedWorker(WorkerServiceServicer):
                 case "submit":
                     self.submits.append(request.submit)
                     task = asyncio.create_task(self._play(request.submit, outbox))
-                    tasks.setdefault(request.submit.request_id, []).append(task)
+                    tasks.setdefault((request.submit.request_id, request.submit.choice), []).append(task)
                 case "cancel":
                     self.cancels.append(request.cancel)
-                    for task in tasks.pop(request.cancel.request_id, []):
-                        task.cancel()
+                    for name in [name for name in tasks if _means(request.cancel, *name)]:
+                        for task in tasks.pop(name):
+                            task.cancel()
             self.heard.set()
 
     async def _play(self, submit: pb.Submit, outbox: asyncio.Queue[pb.ConnectResponse | None]) -> None:
@@ -231,3 +232,7 @@ class ScriptedWorker(WorkerServiceServicer):
     ) -> pb.WakeResponse:
         """See worker.proto."""
         return pb.WakeResponse(joined=request.epoch == self._welcome.epoch)
+
+
+def _means(cancel: pb.Cancel, request_id: str, choice: int) -> bool:
+    return cancel.request_id == request_id and (not cancel.HasField("choice") or cancel.choice == choice)

@@ -88,7 +88,6 @@ class WorkerLink:
         self._settings = settings
         self._on_change = on_change
         self._sequences: dict[tuple[str, int], _Sequence] = {}
-        self._abandoned: dict[str, set[int]] = {}  # requests whose siblings still run -> attempts to cancel then
         self._outgoing: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
         self._reported, self._own_at_report, self._kv_used = 0, 0, 0.0
         self._task = asyncio.create_task(self._keep_connected(), name=f"worker {address}")
@@ -156,13 +155,10 @@ class WorkerLink:
         return any(name == request_id for name, _ in self._sequences)
 
     def _let_go(self, work: Work, over: bool) -> None:
-        """A sequence left. A cancel ends all choices of its request, so it waits until no other one is wanted."""
+        """A sequence left; unless it is over, the worker is told, of this choice alone."""
         if not over:
-            self._abandoned.setdefault(work.request_id, set()).add(work.attempt)
-        if not self.serves(work.request_id):
-            for attempt in self._abandoned.pop(work.request_id, ()):
-                cancel = pb.Cancel(request_id=work.request_id, attempt=attempt)
-                self._outgoing.put_nowait(pb.ConnectRequest(cancel=cancel))
+            cancel = pb.Cancel(request_id=work.request_id, attempt=work.attempt, choice=work.choice)
+            self._outgoing.put_nowait(pb.ConnectRequest(cancel=cancel))
         if not self._sequences:
             self.idle.set()
 

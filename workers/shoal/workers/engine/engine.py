@@ -110,9 +110,13 @@ class Engine:
         self.kv.keep_tails(sequence.tables, (*sequence.marks, sequence.prompt_length))
         self.waiting.append(sequence)
 
-    def cancel(self, request_id: str, attempt: int | None = None) -> list[Output]:
-        """End all choices of a request now (of `attempt`, if given). Unknown names end nothing."""
-        ended = [s for s in self._all() if s.key.request_id == request_id and attempt in (None, s.attempt)]
+    def cancel(self, request_id: str, attempt: int | None = None, choice: int | None = None) -> list[Output]:
+        """End a request's choices now: all, or those of one `attempt` or `choice`. Unknown names end nothing."""
+        ended = [
+            s
+            for s in self._all()
+            if s.key.request_id == request_id and attempt in (None, s.attempt) and choice in (None, s.key.choice)
+        ]
         return [self._end(sequence, Finish.CANCELLED) for sequence in ended]
 
     def forget_stream(self, stream: str) -> None:
