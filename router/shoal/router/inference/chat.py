@@ -21,7 +21,7 @@ from shoal.router.fleet.backend import Accepted, Backend, ModelFacts, Work
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.message import ChatMessage, Rendered, Run, runs_of
 from shoal.router.inference.merge import merged
-from shoal.router.inference.opening import Opening, Openings
+from shoal.router.inference.opening import Opening, Openings, drops_oldest
 from shoal.router.inference.record import chat_record
 from shoal.router.inference.replay import Replay
 from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
@@ -85,7 +85,9 @@ class Chat:
         if count > self.settings.max_choices:
             raise FieldError("n", f"is {count}, at most {self.settings.max_choices} are allowed")
         async with self.openings.reserved(request, call) as reservation:
-            opening = await self.openings.open(request, reservation.session if reservation is not None else None)
+            session = reservation.session if reservation is not None else None
+            room = (await self.backend.wait_ready()).max_context if drops_oldest(request) else 0
+            opening = await self.openings.open(request, session, room)
             facts = await self.backend.wait_ready()
             plan = _Plan(request, call, opening, facts, seed_of(request.sampling), reservation, self.backend)
             first = self._work(plan, 0)  # what is wrong with the request shows here
@@ -121,7 +123,9 @@ class Chat:
     async def prompt(self, request: api.ChatRequest, tenant: str) -> list[int]:
         """The ids that the model would read. Raises as `events`."""
         check_model(request.model, self.settings.model)
-        opening = await self.openings.open(request, await self.openings.look(request, tenant))
+        facts = self.backend.model()
+        session = await self.openings.look(request, tenant)
+        opening = await self.openings.open(request, session, facts.max_context if facts is not None else 0)
         return [token for piece in opening.prompt for token in piece.ids]
 
     async def _choice(self, plan: _Plan, work: Work, kept: Kept) -> AsyncGenerator[api.ChatResponse, None]:
@@ -188,6 +192,9 @@ class Chat:
             resumable=resumable,
         )
         warnings = [api.Warning(code="not_enforced", message=text) for text in plan.opening.warnings]
+        if left_out := plan.opening.left_out:
+            cut = f"the context has no room for {left_out} messages of the oldest turns: they were left out"
+            warnings.append(api.Warning(code="context_cut", message=cut))
         return [reader.event(started=started), *(reader.event(warning=warning) for warning in warnings)]
 
     def _work(self, plan: _Plan, choice: int) -> Work:

@@ -17,6 +17,7 @@ from shoal.router.harmony.message import ChatMessage, Rendered
 from shoal.router.harmony.render import Renderer, SystemSettings
 from shoal.router.inference.conversation import calls_of, effort_of, identity_of, read_messages, spoken
 from shoal.router.inference.demands import Demands, read_demands, tools_from_text, tools_to_text
+from shoal.router.inference.fitting import last_turn, room_for_answer, without_oldest
 from shoal.router.inference.resolve import checked_name
 from shoal.router.journal.reopened import Reopened
 from shoal.router.sessions.items import encode, kept_message, kept_piece
@@ -41,6 +42,8 @@ class Opening:
     tools: str
     """The functions in force, as the session keeps them."""
     ttl_seconds: int
+    left_out: int = 0
+    """Messages of the oldest turns that the model does not see, for want of room."""
 
     def turn(self, said: Sequence[ChatMessage], writer: str) -> Turn:
         """What the session gets when the model has spoken."""
@@ -52,6 +55,13 @@ class Opening:
             date=self.date,
             tools=self.tools,
         )
+
+
+def drops_oldest(request: api.ChatRequest) -> bool:
+    """Whether a conversation that is too long is cut. Raises FieldError."""
+    if request.context_policy not in api.ContextPolicy.values():
+        raise FieldError("context_policy", f"has no meaning {request.context_policy}")
+    return request.context_policy == api.CONTEXT_POLICY_DROP_OLDEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +130,18 @@ class Openings:
             date=record.date,
             tools=record.tools,
             ttl_seconds=record.session_ttl_seconds,
+            left_out=record.left_out,
         )
 
     async def look(self, request: api.ChatRequest, tenant: str) -> Session | None:
         """The session as it is now, for who only looks. Raises FieldError and SessionsAwayError."""
         return await self.sessions().load(tenant, request.session_id) if self._names_session(request) else None
 
-    async def open(self, request: api.ChatRequest, session: Session | None) -> Opening:
-        """Raises FieldError for whatever is wrong with the request, TurnConflictError and SessionFullError."""
+    async def open(self, request: api.ChatRequest, session: Session | None, max_context: int = 0) -> Opening:
+        """With `max_context` the oldest turns are left out where they do not fit and the request allows it.
+
+        Raises FieldError for whatever is wrong with the request, TurnConflictError and SessionFullError.
+        """
         effort, ttl = effort_of(request), self._ttl(request, session)
         self.toolbox.chosen(request.server_tools)  # a wrong name is refused before anything is read
         number = session.info.next_turn if session is not None else 0
@@ -152,8 +166,18 @@ class Openings:
         else:
             rendered, prompt = await asyncio.to_thread(self._render, settings, history, new, demands)
         self._check_size(session, rendered)
-        in_force = tools_to_text(tools, server_tools)
-        return Opening(number, rendered, prompt, demands, (*lost, *warnings), settings.date, in_force, ttl)
+        in_force, left_out = tools_to_text(tools, server_tools), 0
+        if drops_oldest(request) and max_context:
+            room = room_for_answer(request.limits, max_context)
+            said = spoken([*history, *rendered])
+            kept_from = len(said) - len(spoken(rendered)) if session is not None else last_turn(said)
+            excess = sum(len(piece.ids) for piece in prompt) - (max_context - room)
+            kept_messages = without_oldest(said, excess, kept_from)
+            if left_out := len(said) - len(kept_messages):
+                prompt = tuple(self.renderer.prompt(settings, kept_messages, demands.functions, demands.formats))
+        return Opening(
+            number, rendered, prompt, demands, (*lost, *warnings), settings.date, in_force, ttl, left_out=left_out
+        )
 
     def _tools(self, request: api.ChatRequest, kept: str) -> tuple[list[api.Tool], list[str], tuple[str, ...]]:
         """Functions and server tools in force, and warnings. `kept` is what the session remembers of both."""
