@@ -56,8 +56,9 @@ soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts of 3
 	@$(BIN)/python -m tests.workers.soak --requests 5000
 	@$(BIN)/python -m tests.workers.long_context 32768 104000
 
-chaos: $(READY) ## The long chaos runs: Redis and routers are killed during 64 conversations
+chaos: $(READY) ## The long chaos runs: workers, routers and Redis are killed under load (adds to the record `chaos`)
 	@$(BIN)/python -m tests.chaos.sessions --kills 40
+	@$(BIN)/python -m tests.chaos.streams --rounds 50
 
 bench-sessions: $(READY) ## Cost of sessions in Redis, and what sessions, journal, auth and quota add to a router's latency
 	@$(BIN)/python -m tests.bench.sessions $(ARGS)
