@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -94,6 +95,15 @@ def write(name: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Path:
         goal = "" if row.goal is None else f"   goal {row.goal}: {'met' if row.met else 'MISSED'}"
         print(f"{row.case:44s} {row.value:>10} {row.unit}{peer}{goal}")
     return path
+
+
+def add(name: str, rows: Sequence[Row]) -> Path:
+    """Write rows into a record that others write too: their rows stay, ours of the same cases are replaced."""
+    path, cases = RESULTS / f"{name}.json", {row.case for row in rows}
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    fields = {field.name for field in dataclasses.fields(Row)}
+    kept = [{k: v for k, v in row.items() if k in fields} for row in before if row["case"] not in cases]
+    return write(name, [*(Row(**row) for row in kept), *rows])
 
 
 def _cpu_name() -> str:

@@ -24,7 +24,7 @@ import redis
 
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, WorkerEntry, encode, group_key
-from tests.bench.record import Row, write
+from tests.bench.record import Row, add
 from tests.chaos.killable import Killable, KillableRedis, KillableRouter
 from tests.chaos.listener import Listener
 from tests.workers.processes import Crew, crew
@@ -213,7 +213,7 @@ def main() -> None:
         model = make_checkpoint(folder / "tiny", "tiny", seed=1)
         figures = asyncio.run(run(model, folder, options.rounds, options.tokens, options.seed))
     print(figures)
-    write("chaos", figures.rows())
+    add("chaos", figures.rows())
     assert not figures.failed, figures.failed
     assert not figures.different, figures.different
 
