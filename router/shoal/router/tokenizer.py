@@ -33,6 +33,7 @@ class Tokenizer:
         """Ids of the control tokens by their name, such as `<|end|>`."""
         self._bytes = _token_bytes(tokenizer, added)
         self._texts = [_text_or_none(raw) for raw in self._bytes]
+        self._longest = max(1, *map(len, self._bytes))
 
     @classmethod
     def load(cls, model_dir: str | Path) -> Tokenizer:
@@ -65,6 +66,10 @@ class Tokenizer:
         """Ids of ordinary text; never a control token."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def least_tokens(self, text: str) -> int:
+        """At least so many ids a text has: known at once, without encoding it."""
+        return len(text) // self._longest
 
     async def encode_off_loop(self, text: str) -> list[int]:
         """As `encode`, without holding up the event loop for a long text."""

@@ -64,6 +64,10 @@ class Renderer:
         author = message.name if message.role == "tool" and message.name else message.role
         return self._message(author, self._header_tail(message), content, self._last(message))
 
+    def least_tokens(self, message: ChatMessage) -> int:
+        """At least so many ids a message has: known at once."""
+        return self._tokenizer.least_tokens(message.content)
+
     def generated(self, message: ChatMessage, content_ids: Sequence[int], header_ids: Sequence[int] = ()) -> Rendered:
         """A message that the model just wrote: its own content ids between its header and a well-formed end.
 

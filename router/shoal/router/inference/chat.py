@@ -86,8 +86,8 @@ class Chat:
             raise FieldError("n", f"is {count}, at most {self.settings.max_choices} are allowed")
         async with self.openings.reserved(request, call) as reservation:
             session = reservation.session if reservation is not None else None
-            room = (await self.backend.wait_ready()).max_context if drops_oldest(request) else 0
-            opening = await self.openings.open(request, session, room)
+            known = await self.backend.wait_ready() if drops_oldest(request) else self.backend.model()
+            opening = await self.openings.open(request, session, known.max_context if known is not None else 0)
             facts = await self.backend.wait_ready()
             plan = _Plan(request, call, opening, facts, seed_of(request.sampling), reservation, self.backend)
             first = self._work(plan, 0)  # what is wrong with the request shows here

@@ -12,7 +12,7 @@ from shoal.proto.v1.journal_pb2 import RequestRecord
 from shoal.router.call import Call
 from shoal.router.constraint.check import check_off_loop
 from shoal.router.constraint.rules import TurnRules
-from shoal.router.errors import FieldError, SessionFullError, SessionsAwayError, TurnConflictError
+from shoal.router.errors import FieldError, PromptTooLongError, SessionFullError, SessionsAwayError, TurnConflictError
 from shoal.router.harmony.message import ChatMessage, Rendered
 from shoal.router.harmony.render import Renderer, SystemSettings
 from shoal.router.inference.conversation import calls_of, effort_of, identity_of, read_messages, spoken
@@ -25,6 +25,7 @@ from shoal.router.sessions.reservation import Patience, Reservation, reserved
 from shoal.router.sessions.store import Session, SessionStore, StoredItem, Turn
 from shoal.router.tools.runner import Toolbox
 
+_HOPELESS = 4  # times the context: longer prompts are not looked at any further
 _LONG_PROMPT = 16_384  # characters; longer ones are rendered off the event loop
 
 
@@ -140,7 +141,8 @@ class Openings:
     async def open(self, request: api.ChatRequest, session: Session | None, max_context: int = 0) -> Opening:
         """With `max_context` the oldest turns are left out where they do not fit and the request allows it.
 
-        Raises FieldError for whatever is wrong with the request, TurnConflictError and SessionFullError.
+        Raises FieldError for whatever is wrong with the request, TurnConflictError, PromptTooLongError and
+        SessionFullError.
         """
         effort, ttl = effort_of(request), self._ttl(request, session)
         self.toolbox.chosen(request.server_tools)  # a wrong name is refused before anything is read
@@ -162,9 +164,9 @@ class Openings:
         if identity := identity_of([*history, *new]):
             settings = replace(settings, identity=identity)
         if sum(len(message.content) for message in new) < _LONG_PROMPT:
-            rendered, prompt = self._render(settings, history, new, demands)
+            rendered, prompt = self._render(settings, history, new, demands, max_context)
         else:
-            rendered, prompt = await asyncio.to_thread(self._render, settings, history, new, demands)
+            rendered, prompt = await asyncio.to_thread(self._render, settings, history, new, demands, max_context)
         self._check_size(session, rendered)
         in_force, left_out = tools_to_text(tools, server_tools), 0
         if drops_oldest(request) and max_context:
@@ -207,16 +209,30 @@ class Openings:
             )
 
     def _render(
-        self, settings: SystemSettings, history: Sequence[ChatMessage], new: Sequence[ChatMessage], demands: Demands
+        self,
+        settings: SystemSettings,
+        history: Sequence[ChatMessage],
+        new: Sequence[ChatMessage],
+        demands: Demands,
+        max_context: int,
     ) -> tuple[tuple[ChatMessage, ...], tuple[Rendered, ...]]:
-        """The new messages with their ids, and everything the model reads."""
+        """The new messages with their ids, and everything the model reads. Raises PromptTooLongError for what is many
+        times too long, before more work goes into it; a little too much is counted exactly later."""
 
         def ids_of(message: ChatMessage) -> Rendered:
             return self.renderer.system(settings) if message.role == "system" else self.renderer.message(message)
 
-        rendered = tuple(replace(message, rendered=ids_of(message)) for message in new)
+        rendered: list[ChatMessage] = []
+        count = 0
+        for message in new:
+            if max_context and (least := self.renderer.least_tokens(message)) > _HOPELESS * max_context:
+                raise PromptTooLongError(least, max_context)
+            rendered.append(replace(message, rendered=(piece := ids_of(message))))
+            count += len(piece.ids)
+            if max_context and count > _HOPELESS * max_context:
+                raise PromptTooLongError(count, max_context)
         said = spoken([*history, *rendered])
-        return rendered, tuple(self.renderer.prompt(settings, said, demands.functions, demands.formats))
+        return tuple(rendered), tuple(self.renderer.prompt(settings, said, demands.functions, demands.formats))
 
     @staticmethod
     def _names_session(request: api.ChatRequest) -> bool:
