@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -124,8 +124,8 @@ def section_schema(section: str, kind: type) -> dict[str, Any]:
     if unknown := OURS.get(section, set()) - set(hints):
         raise ValueError(f"{section} has no settings {sorted(unknown)}")
     typed = {
-        name: {"type": "array", "items": {"type": "string"}}
-        if hints[name] == tuple[str, ...]
+        name: {"type": "array", "items": {"type": TYPES[get_args(hints[name])[0]]}}
+        if get_args(hints[name])
         else {"type": TYPES[hints[name]]}
         for name in names
     }

@@ -22,6 +22,7 @@ class Pool:
     wait: float = 0.5
     eager: bool = False
     hosts: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -41,15 +42,17 @@ def refusal(make: layers.Layers, **fixed: str) -> str:
 def test_every_type_is_read_from_toml(tmp_path: Path) -> None:
     """A TOML table becomes the dataclass, an integer where a float is wanted included."""
     path = tmp_path / "a.toml"
-    path.write_text('[pool]\nname = "x"\nsize = 3\nwait = 2\neager = true\nhosts = ["a", "b"]\n')
-    assert Pool("x", 3, 2.0, True, ("a", "b")) == layers.build(Pool, "pool", layers.from_file(path, SECTIONS))
+    path.write_text('[pool]\nname = "x"\nsize = 3\nwait = 2\neager = true\nhosts = ["a", "b"]\nports = [1, 2]\n')
+    assert Pool("x", 3, 2.0, True, ("a", "b"), (1, 2)) == layers.build(Pool, "pool", layers.from_file(path, SECTIONS))
 
 
 def test_every_type_is_read_from_words() -> None:
     """Environment variables and --set are words and become values of the field's type."""
     env = {"SHOAL_POOL__NAME": "x", "SHOAL_POOL__SIZE": "3", "SHOAL_POOL__WAIT": "2", "SHOAL_POOL__EAGER": "yes"}
-    given_layers = layers.from_environment(env, SECTIONS) | layers.from_assignments(["pool.hosts=a, b"], SECTIONS)
-    assert Pool("x", 3, 2.0, True, ("a", "b")) == layers.build(Pool, "pool", given_layers)
+    given_layers = layers.from_environment(env, SECTIONS) | layers.from_assignments(
+        ["pool.hosts=a, b", "pool.ports=1, 2"], SECTIONS
+    )
+    assert Pool("x", 3, 2.0, True, ("a", "b"), (1, 2)) == layers.build(Pool, "pool", given_layers)
 
 
 def test_later_layers_win(tmp_path: Path) -> None:

@@ -75,6 +75,28 @@ def test_the_youngest_is_preempted_when_blocks_run_out() -> None:
     assert tokens_by_name(plan) == {"1": 1}
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=8),
+    st.sets(st.integers(1, 40), max_size=5),
+)
+def test_drafts_fill_a_step_to_its_preferred_size_and_no_further(
+    running: list[tuple[int, int]], sizes: set[int]
+) -> None:
+    """The size is the least that holds what must be computed; drafts add as many as fit in it, and no more changes."""
+    limits = Limits(8, 32, 4, tuple(sorted(sizes)))
+    demands = [decoding(4 + pending, i, computed=4) for i, (pending, _) in enumerate(running)]
+    plain = plan_step([], demands, PLENTY, limits)
+    for demand, (pending, drafts) in zip(demands, running, strict=True):
+        demand.sequence.drafts = [0] * drafts if pending == 1 else []
+    plan = plan_step([], demands, PLENTY, limits)
+    must = plain.num_tokens
+    fitting = [size for size in sorted(sizes) if must <= size <= 32]
+    assert (fitting[0] if fitting else 0) == plan.size == plain.size
+    offered = sum(len(d.sequence.drafts) for d in demands)
+    assert min(must + offered, plan.size or 32) == plan.num_tokens
+    assert {w.sequence.key for w in plan.work} == {w.sequence.key for w in plain.work}
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(

@@ -137,14 +137,17 @@ def build(cls: type[T], section: str, layers: Layers, **fixed: Any) -> T:
 
 
 def typed(given: Given, kind: Any, name: str) -> Any:
-    """The value as `kind`: str, int, float, bool or tuple[str, ...]. Raises ConfigError naming key and source."""
+    """The value as `kind`: str, int, float, bool, tuple[str, ...] or tuple[int, ...].
+
+    Raises ConfigError naming key and source.
+    """
     value = given.value
     if given.text:
         value = _parsed(value, kind)
     if kind is float and type(value) is int:
         value = float(value)
-    if kind == tuple[str, ...]:
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+    if kind in _LISTS:
+        if isinstance(value, (list, tuple)) and all(type(item) is _LISTS[kind] for item in value):
             return tuple(value)
     elif type(value) is kind:
         return value
@@ -152,12 +155,15 @@ def typed(given: Given, kind: Any, name: str) -> Any:
     raise ConfigError(f"{name} must be {_WORDS[kind]}, not {given.value!r} (from {given.source})")
 
 
+_LISTS: dict[Any, type] = {tuple[str, ...]: str, tuple[int, ...]: int}
+
 _WORDS = {
     str: "a string",
     int: "an integer",
     float: "a number",
     bool: "true or false",
     tuple[str, ...]: "a list of strings",
+    tuple[int, ...]: "a list of integers",
 }
 
 
@@ -165,8 +171,8 @@ def _parsed(text: str, kind: Any) -> Any:
     """The words of a variable or option as a value; the text itself when it does not fit."""
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
-    if kind == tuple[str, ...]:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind in _LISTS:
+        return tuple(_parsed(part.strip(), _LISTS[kind]) for part in text.split(",") if part.strip())
     if kind in (int, float):
         try:
             return kind(text)
@@ -182,7 +188,7 @@ def as_text(value: Any) -> str:
     ('a,b', 'true', '1.5')
     """
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

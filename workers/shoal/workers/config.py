@@ -37,6 +37,9 @@ class WorkerConfig:
     """Most sequences running at once."""
     max_batch_tokens: int = 512
     """Most tokens computed in one step, prompts and decodes together."""
+    preferred_step_sizes: tuple[int, ...] = ()
+    """Numbers of tokens per step that the device runs best, ascending. Guesses fill a step up to the next one and never
+    go past it; empty: no size is better than another."""
     max_waiting: int = 256
     """Most sequences waiting; more are refused as overloaded."""
     max_context: int = 0
@@ -99,6 +102,9 @@ class WorkerConfig:
                 f"worker.max_batch_tokens ({self.max_batch_tokens}) must be at least "
                 f"worker.max_batch_size ({self.max_batch_size}): each running sequence needs one token per step"
             )
+        sizes = self.preferred_step_sizes
+        if any(size < 1 for size in sizes) or list(sizes) != sorted(set(sizes)):
+            raise ConfigError(f"worker.preferred_step_sizes must be ascending integers of at least 1, not {sizes!r}")
         if self.kv_tokens < self.block_size:
             raise ConfigError(f"worker.kv_tokens ({self.kv_tokens}) must hold a block of {self.block_size}")
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):

@@ -119,7 +119,7 @@ class Worker:
         model = Model(model_config, self._target, load_dense(checkpoint, self._target.device), kv, max_context)
         window = max((w for w in model_config.layer_windows if w is not None), default=1)
         limits = EngineLimits(
-            Limits(config.max_batch_size, config.max_batch_tokens, config.block_size),
+            Limits(config.max_batch_size, config.max_batch_tokens, config.block_size, config.preferred_step_sizes),
             config.max_waiting,
             max_context,
             config.speculative_tokens,

@@ -1,9 +1,9 @@
 """Which tokens are computed in the next step: a pure function of what the sequences demand and what is free.
 
 Order: every decode first (one token each, so a long prompt never stalls a stream), then prompts already begun, then
-new ones while the batch has room and their whole prompt fits; drafts take what is left of the budget. When a block is
-missing, the least important running sequence is preempted: its blocks are released and it is computed again later,
-with the same result bit for bit.
+new ones while the batch has room and their whole prompt fits; drafts take what is left of the budget, or of the step's
+preferred size, where the device runs some sizes better than others. When a block is missing, the least important
+running sequence is preempted: its blocks are released and it is computed again later, with the same result bit for bit.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ class Limits:
     max_batch_size: int
     max_batch_tokens: int
     block_size: int
+    preferred_sizes: tuple[int, ...] = ()
+    """Tokens per step that the device runs best, ascending: what a step is filled up or padded to."""
+
+    def preferred(self, tokens: int) -> int:
+        """The smallest preferred size that holds `tokens`; 0: there is none."""
+        return next((size for size in self.preferred_sizes if tokens <= size <= self.max_batch_tokens), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ class Plan:
     preempted: tuple[Sequence, ...]
     admitted: tuple[Sequence, ...]
     work: tuple[Work, ...]
+    size: int = 0
+    """The preferred size of this step: as many tokens cost what its own cost. 0: its own number."""
 
     @property
     def num_tokens(self) -> int:
@@ -75,10 +83,13 @@ def plan_step(waiting: Seq[Demand], running: Seq[Demand], free: Blocks, limits: 
     for demand in sorted(alive, key=lambda d: d.pending > 1):  # stable: importance within each half
         _continue(state, demand, alive)
     admitted = [] if state.preempted else _admit(state, waiting, limits.max_batch_size - len(alive))
+    size = limits.preferred(sum(state.tokens.values())) if state.tokens else 0
+    if size:
+        state.budget = min(state.budget, size - sum(state.tokens.values()))
     for demand in alive:
         state.add_drafts(demand)
     work = tuple(Work(state.demands[name].sequence, tokens) for name, tokens in state.tokens.items())
-    return Plan(tuple(d.sequence for d in state.preempted), tuple(d.sequence for d in admitted), work)
+    return Plan(tuple(d.sequence for d in state.preempted), tuple(d.sequence for d in admitted), work, size)
 
 
 class _State:
