@@ -62,6 +62,14 @@ class Gate:
         """The events of a turn, once there is room. Raises as `Front` does."""
         return self.front.chats(asked, call)
 
+    def resumed(self, asked: api.ResumeRequest, call: Call) -> AsyncGenerator[api.ResumeResponse, None]:
+        """The same for a request that another router began."""
+        return self.front.resumed(asked, call)
+
+    async def can_resume(self, tenant: str, name: str) -> bool:
+        """Whether there is such a request to go on with. Raises SessionsAwayError."""
+        return await self.front.resumer.keeper.knows(tenant, name)
+
     def generations(self, asked: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
         """The same for raw generation."""
         return self.front.generations(asked, call)

@@ -1,7 +1,7 @@
 """Responses that run in the background: begun here, heard of and stopped from any router.
 
-Whoever works on one says so all the time; when that stops the response has failed, and the first router that notices
-stores it so.
+Whoever works on one says so all the time. When that stops, the first router that is asked about the response goes on
+with it from the journal; where that knows nothing of it the response has failed, and is stored so.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any
 
 import structlog
 
-from shoal.router.errors import SessionsAwayError, StoppingError
+from shoal.router.call import Call
+from shoal.router.errors import SessionsAwayError, StoppingError, TakenOverError
 from shoal.router.http.errors import problem_of
+from shoal.router.http.gate import Gate
 from shoal.router.http.reply import to_event
 from shoal.router.http.responses.answer import Event
+from shoal.router.http.responses.conversation import Conversations
 from shoal.router.http.responses.events import Writer
 from shoal.router.http.responses.records import Record, Records
 from shoal.router.http.responses.run import Run
@@ -36,9 +39,9 @@ _log = structlog.get_logger(__name__)
 class Background:
     """The background work of one router. Where there is no Redis nothing is begun."""
 
-    def __init__(self, records: Records | None, max_seconds: float) -> None:
-        """No response runs longer than `max_seconds`."""
-        self._records, self._max_seconds = records, max_seconds
+    def __init__(self, gate: Gate, conversations: Conversations) -> None:
+        self._gate, self._conversations = gate, conversations
+        self._records, self._max_seconds = conversations.records, gate.max_request_seconds
         self._running: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -51,6 +54,9 @@ class Background:
         """Store it and work on it. Raises SessionsAwayError."""
         await self.records.stay_alive(run.call.tenant, run.response_id)
         await run.save()
+        self._begin(run)
+
+    def _begin(self, run: Run) -> None:
         task = asyncio.create_task(self._work(run), name=f"response {run.response_id}")
         self._running[run.response_id] = task
         task.add_done_callback(lambda _: self._running.pop(run.response_id, None))
@@ -63,18 +69,18 @@ class Background:
             await asyncio.gather(task, return_exceptions=True)
 
     async def close(self, patience: float) -> None:
-        """Give what runs `patience` seconds; what then still runs is stored as failed."""
+        """Give what runs `patience` seconds; what then still runs is left to another router."""
         if tasks := list(self._running.values()):
             await asyncio.wait(tasks, timeout=patience)
         for task in tasks:
             task.cancel(_CLOSING)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def as_of_now(self, tenant: str, record: Record) -> dict[str, Any]:
-        """The response; one that nobody works on any more has failed."""
+    async def as_of_now(self, call: Call, record: Record) -> dict[str, Any]:
+        """The response. With one that nobody works on any more this router goes on; if it cannot, it has failed."""
         response: dict[str, Any] = record.response
-        response_id = response["id"]
-        if record.over or await self.records.is_alive(tenant, response_id):
+        response_id, tenant = response["id"], call.tenant
+        if record.over or await self.records.is_alive(tenant, response_id) or await self._adopt(call, record):
             return response
         failed = replace(record, response={**response, "status": "failed", "error": _GONE})
         if await self.records.save(tenant, failed, existing=True):
@@ -82,8 +88,22 @@ class Background:
         ended = await self.records.load(tenant, response_id)  # somebody was faster, or ended it after all
         return failed.response if ended is None else ended.response
 
-    async def follow(self, tenant: str, response_id: str, after: int) -> AsyncGenerator[bytes, None]:
+    async def _adopt(self, call: Call, record: Record) -> bool:
+        """Whether this router goes on with it, or does so already."""
+        response_id = record.response["id"]
+        if response_id in self._running:
+            return True
+        if record.body is None or not await self._gate.can_resume(call.tenant, response_id.removeprefix("resp_")):
+            return False
+        await self.records.stay_alive(call.tenant, response_id)
+        if response_id not in self._running:
+            _log.info("background_response_adopted", response=response_id)
+            self._begin(Run.again(self._gate, self._conversations, record, call))
+        return True
+
+    async def follow(self, call: Call, response_id: str, after: int) -> AsyncGenerator[bytes, None]:
         """Its events from number `after` + 1 on, until the last one. Raises SessionsAwayError."""
+        tenant = call.tenant
         number, patience = after + 1, int(_LAST_WRITES_SECONDS / LOOK_SECONDS)
         while True:
             record = await self.records.load(tenant, response_id)
@@ -93,7 +113,7 @@ class Background:
                 number += len(told)
             if record is None:
                 return  # deleted
-            now = await self.as_of_now(tenant, record)
+            now = await self.as_of_now(call, record)
             if record.over:
                 if await self._was_ended(tenant, response_id, number):
                     return
@@ -121,9 +141,11 @@ class Background:
                     _tell(writer, [event])
                     if event["type"] == "response.in_progress":
                         await run.save()
+        except TakenOverError:
+            _log.info("background_response_taken_over", response=run.response_id)
         except asyncio.CancelledError as error:
             if error.args == (_CLOSING,):
-                await self._fail(run, StoppingError(_CLOSED), writer)
+                await self._leave(run, writer)
             else:
                 last = run.answer.cancel()
                 with contextlib.suppress(SessionsAwayError):
@@ -136,6 +158,16 @@ class Background:
             watching.cancel()
             if writer is not None:
                 await writer.close(_LAST_WRITES_SECONDS)
+
+    async def _leave(self, run: Run, writer: Writer | None) -> None:
+        """This router stops: another one goes on if the request is in the journal; else it has failed."""
+        known = False
+        with contextlib.suppress(SessionsAwayError):
+            known = await self._gate.can_resume(run.call.tenant, run.call.work_id)
+            if known:
+                await self.records.let_go(run.call.tenant, run.response_id)
+        if not known:
+            await self._fail(run, StoppingError(_CLOSED), writer)
 
     @staticmethod
     async def _fail(run: Run, error: BaseException, writer: Writer | None) -> None:

@@ -31,7 +31,7 @@ class Responses:
 
     def __init__(self, gate: Gate, conversations: Conversations) -> None:
         self._gate, self._conversations = gate, conversations
-        self._background = Background(conversations.records, gate.max_request_seconds)
+        self._background = Background(gate, conversations)
 
     async def create(self, asked: Asked, call: Call) -> Reply | Stream:
         """A new response: whole, in pieces, or in the background. Raises WireError."""
@@ -41,7 +41,7 @@ class Responses:
             queued = run.answer.snapshot()
             await self._background.start(run)
             if body.stream:
-                return Stream(self._background.follow(call.tenant, run.response_id, -1), _numbered_from(0))
+                return Stream(self._background.follow(call, run.response_id, -1), _numbered_from(0))
             return Reply(queued)
         if body.stream:
             return Stream(self._pieces(run), partial(_last_words, run.answer))
@@ -54,14 +54,14 @@ class Responses:
         """A stored response as of now, or its events. Raises AbsentResponseError."""
         record = await self._record(asked, call)
         if asked.query.get("stream", "false") != "true":
-            return Reply(await self._background.as_of_now(call.tenant, record))
+            return Reply(await self._background.as_of_now(call, record))
         if not record.streamed:
             message = (
                 "Only a response that was created with 'background' and 'stream' can be streamed: read it instead."
             )
             raise ParameterError(message, "stream")
         after = a_number(asked.query, "starting_after", -1, least=0, most=MOST_EVENTS)
-        return Stream(self._background.follow(call.tenant, record.response["id"], after), _numbered_from(after + 1))
+        return Stream(self._background.follow(call, record.response["id"], after), _numbered_from(after + 1))
 
     async def delete(self, asked: Asked, call: Call) -> Reply:
         """Forget a response; the conversation stays while other responses are part of it."""
@@ -85,7 +85,7 @@ class Responses:
                     while not record.over:
                         await asyncio.sleep(LOOK_SECONDS)
                         record = await self._record(asked, call)
-        return Reply(await self._background.as_of_now(call.tenant, record))
+        return Reply(await self._background.as_of_now(call, record))
 
     async def input_items(self, asked: Asked, call: Call) -> Reply:
         """What was said to a response, page by page, latest first as OpenAI does, unless `order=asc`."""

@@ -58,6 +58,8 @@ class Record:
     """What was said to it."""
     streamed: bool = False
     """Whether its events are kept."""
+    body: dict[str, Any] | None = None
+    """What was asked, for whichever router goes on with it; None: nobody may."""
 
     @property
     def over(self) -> bool:
@@ -120,6 +122,11 @@ class Records:
             pipeline: Any = self._client.pipeline(transaction=False)
             _, wanted = await pipeline.set(f"{key}:alive", 1, ex=_ALIVE_SECONDS).exists(f"{key}:cancel").execute()
         return bool(wanted)
+
+    async def let_go(self, tenant: str, response_id: str) -> None:
+        """Say that nobody works on it any more, so that somebody else may."""
+        async with answering(_WHAT):
+            await self._client.delete(f"{_key(tenant, response_id)}:alive")
 
     async def is_alive(self, tenant: str, response_id: str) -> bool:
         """Whether a router still works on it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,16 @@ class Run:
     answer: ResponseAnswer
     items: list[dict[str, Any]]
     stored: bool
+    goes_on: bool = False
+    """Whether another router began it."""
+
+    @classmethod
+    def again(cls, gate: Gate, conversations: Conversations, record: Record, call: Call) -> Run:
+        """What goes on with a response that another router began; `call` is anybody's of the same tenant."""
+        body, response_id = ResponseBody.model_validate(record.body), record.response["id"]
+        call = replace(call, work_id=response_id.removeprefix("resp_"))
+        answer = ResponseAnswer(body, response_id, record.response["created_at"], stored=True)
+        return cls(gate, conversations, body, call, answer, record.items, stored=True, goes_on=True)
 
     @classmethod
     async def of(cls, gate: Gate, conversations: Conversations, body: ResponseBody, call: Call) -> Run:
@@ -64,7 +74,15 @@ class Run:
         return f"resp_{self.call.work_id}"
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Every event but those of a failure, which is raised. Closing it ends the work and stores nothing."""
+        """Every event but those of a failure, which is raised. Closing it ends the work and stores nothing.
+
+        One that goes on tells all of them again, from the first.
+        """
+        if self.goes_on:
+            async with contextlib.aclosing(self._resumed()) as again:
+                async for told in again:
+                    yield told
+            return
         instructions, previous = self.body.instructions or "", self.body.previous_response_id or None
         placing = self.conversations.place(self.call, self.response_id, previous, instructions, store=self.stored)
         async with placing as place:
@@ -72,16 +90,28 @@ class Run:
             with renaming(partial(rename, places=places)):
                 async with contextlib.aclosing(self.gate.chats(request, self.call)) as turn:
                     async for event in turn:
-                        if event.HasField("started"):
-                            for told in self.answer.begin():
-                                yield told
-                            continue
-                        for told in self.answer.read(event):
+                        for told in self._told(event):
                             yield told
             if self.stored:
                 await self.save(place)
         for told in self.answer.end():
             yield told
+
+    async def _resumed(self) -> AsyncGenerator[Event, None]:
+        place = Place()
+        asked = api.ResumeRequest(request_id=self.call.work_id)
+        async with contextlib.aclosing(self.gate.resumed(asked, self.call)) as turn:
+            async for event in turn:
+                if event.chat.HasField("started"):
+                    place = Place(event.chat.started.session_id, event.chat.started.turn)
+                for told in self._told(event.chat):
+                    yield told
+        await self.save(place)
+        for told in self.answer.end():
+            yield told
+
+    def _told(self, event: api.ChatResponse) -> list[Event]:
+        return self.answer.begin() if event.HasField("started") else self.answer.read(event)
 
     async def save(self, place: Place | None = None) -> None:
         """Store the response as of now; `place` once it is part of its conversation."""
@@ -93,6 +123,7 @@ class Run:
             instructions=body.instructions or "",
             items=self.items,
             streamed=bool(body.background and body.stream),
+            body=body.model_dump(mode="json", by_alias=True, exclude_unset=True) if body.background else None,
         )
         first = self.answer.status == "queued" or not body.background
         kept = await self.conversations.required_records().save(self.call.tenant, record, existing=not first)
