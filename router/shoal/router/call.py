@@ -38,6 +38,8 @@ class Call:
     traceparent: str = ""
     allowance: Allowance = field(default_factory=NoLimit)
     """What it may use; the part that knows the prompt's tokens tells it."""
+    redact: Callable[[str], str] | None = None
+    """Applied to what is kept of the answer; None: kept as it was said."""
     origin: str = ""
     """The request as another API than ours brought it; kept with the request."""
     idempotency_key: str = ""

@@ -12,11 +12,18 @@ from shoal.router.access.config import AccessConfig
 from shoal.router.audit.config import AuditConfig
 from shoal.router.errors import StartError
 from shoal.router.limits.config import LimitsConfig
+from shoal.router.safeguards.config import SafeguardsConfig
 from shoal.router.store.connect import RedisUrlError, check
 from shoal.wire.settings import SettingError
 from shoal.wire.tls import TlsConfig
 
-PARTS: dict[str, type] = {"tls": TlsConfig, "access": AccessConfig, "limits": LimitsConfig, "audit": AuditConfig}
+PARTS: dict[str, type] = {
+    "tls": TlsConfig,
+    "access": AccessConfig,
+    "limits": LimitsConfig,
+    "audit": AuditConfig,
+    "safeguards": SafeguardsConfig,
+}
 """Fields of a RouterConfig that are sections of their own."""
 
 
@@ -112,6 +119,8 @@ class RouterConfig:
     """The [limits] section."""
     audit: AuditConfig = field(default_factory=AuditConfig)
     """The [audit] section."""
+    safeguards: SafeguardsConfig = field(default_factory=SafeguardsConfig)
+    """The [safeguards] section."""
     router_id: str = field(default_factory=lambda: f"router-{secrets.token_hex(4)}")
     """Unique among live routers."""
 

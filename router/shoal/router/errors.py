@@ -8,7 +8,8 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
 
     InvalidError             INVALID_ARGUMENT
     ├── FieldError             names the field
-    └── PromptTooLongError     says by how many tokens
+    ├── PromptTooLongError     says by how many tokens
+    └── ContentError           it has, or would give, what is not allowed here
     UnauthenticatedError     UNAUTHENTICATED
     └── CredentialError        no credential, or one that is wrong, expired or revoked
     DeniedError              PERMISSION_DENIED
@@ -40,6 +41,7 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     ├── SessionsAwayError      Redis does not answer
     ├── CredentialsAwayError   nobody can be known: keys were never read
     ├── AuditError             the request cannot be recorded, and must be
+    ├── ModerationAwayError    nobody judges it, and somebody must
     └── StoppingError          this router is shutting down
     LateError                DEADLINE_EXCEEDED
     InternalError            INTERNAL
@@ -63,12 +65,13 @@ from shoal.wire.status import (
 )
 
 __all__ = [
-    "AuditError", "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError", "JournalFullError",
-    "JournalGapError", "LateError", "MigrationFailedError", "ModelAbsentError", "NoWorkerError",
-    "PromptTooLongError", "QueueFullError", "QuotaError", "RequestAbsentError", "RequestHeldError",
-    "RequestOverError", "SessionAbsentError", "SessionExistsError", "SessionFullError", "SessionsAwayError",
-    "SlowReaderError", "StartError", "StoppingError", "TakenOverError", "TurnConflictError", "TurnReservedError",
-    "WireError", "WorkerFaultError", "WorkerLeavingError", "WorkerLostError", "WorkersBusyError",
+    "AuditError", "ContentError", "CredentialError", "CredentialsAwayError", "DeniedError", "FieldError",
+    "JournalFullError", "JournalGapError", "LateError", "MigrationFailedError", "ModelAbsentError",
+    "ModerationAwayError", "NoWorkerError", "PromptTooLongError", "QueueFullError", "QuotaError",
+    "RequestAbsentError", "RequestHeldError", "RequestOverError", "SessionAbsentError", "SessionExistsError",
+    "SessionFullError", "SessionsAwayError", "SlowReaderError", "StartError", "StoppingError", "TakenOverError",
+    "TurnConflictError", "TurnReservedError", "WireError", "WorkerFaultError", "WorkerLeavingError",
+    "WorkerLostError", "WorkersBusyError",
 ]  # fmt: skip
 
 
@@ -105,6 +108,12 @@ class CredentialError(UnauthenticatedError):
     """The request does not say who it is from, or not in a way that can be believed."""
 
     reason = "credential"
+
+
+class ContentError(InvalidError):
+    """The prompt has, or the answer would have, what is not allowed here."""
+
+    reason = "content_refused"
 
 
 class SessionAbsentError(AbsentError):
@@ -264,6 +273,12 @@ class AuditError(UnavailableError):
     """The request cannot be recorded, and is not served without."""
 
     reason = "audit"
+
+
+class ModerationAwayError(UnavailableError):
+    """The moderation service does not answer, and what it cannot judge is refused."""
+
+    reason = "moderation_away"
 
 
 class CredentialsAwayError(UnavailableError):

@@ -1,6 +1,7 @@
 """What stands before and after every generation, whichever API it came through.
 
-the caller's credential still counts → its quota has room → its turn in the queue → recorded → the events, counted
+the caller's credential still counts → its quota has room → what it says may enter → its turn in the
+queue → recorded → the events, counted, as they may leave
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from shoal.router.access.key import Key
 from shoal.router.admission import Admission, Claim
 from shoal.router.audit.recording import Asked, Recording
 from shoal.router.call import Call
-from shoal.router.errors import AuditError
+from shoal.router.errors import AuditError, ContentError
 from shoal.router.inference.chat import Chat
 from shoal.router.inference.generate import Generator
 from shoal.router.inference.once import Once
 from shoal.router.inference.resume import Resumer
 from shoal.router.limits.ledger import Scope
+from shoal.router.limits.policy import Policy
 from shoal.router.protection import Protection
 from shoal.router.watch import Watch
 from shoal.wire.status import status_of
 
+_Asked = TypeVar("_Asked", bound=Asked)
 _Event = TypeVar("_Event", bound=api.ChatResponse | api.GenerateResponse)
 
 _USUAL_OUTPUT = 256  # tokens that a request is taken to want when it does not say, for its size in the queue
@@ -58,7 +61,7 @@ class Front:
             asked,
             claim,
             call,
-            lambda call: self.once.events(asked, call, lambda call: self.chat.events(asked, call)),
+            lambda asked, call: self.once.events(asked, call, lambda call: self.chat.events(asked, call)),
         )
 
     def generations(self, asked: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
@@ -70,13 +73,13 @@ class Front:
             asked,
             claim,
             call,
-            lambda call: self.once.events(asked, call, lambda call: self.generator.events(asked, call)),
+            lambda asked, call: self.once.events(asked, call, lambda call: self.generator.events(asked, call)),
         )
 
     async def resumed(self, asked: api.ResumeRequest, call: Call) -> AsyncGenerator[api.ResumeResponse, None]:
         """The same for a request that goes on. What its earlier owners used was counted there."""
         claim = self._claim(call, 0, api.Limits())
-        going = self._guarded("resume", asked, claim, call, lambda call: self.resumer.events(asked, call))
+        going = self._guarded("resume", asked, claim, call, self.resumer.events)
         async with contextlib.aclosing(going) as events:
             async for event in events:
                 if isinstance(event, api.ChatResponse):
@@ -93,10 +96,10 @@ class Front:
     async def _guarded(
         self,
         operation: str,
-        asked: Asked,
+        asked: _Asked,
         claim: Claim,
         call: Call,
-        events: Callable[[Call], AsyncGenerator[_Event, None]],
+        events: Callable[[_Asked, Call], AsyncGenerator[_Event, None]],
     ) -> AsyncGenerator[_Event, None]:
         """Each of what stands before, in order; undone in reverse, however it ends."""
         async with contextlib.AsyncExitStack() as stack:
@@ -108,9 +111,15 @@ class Front:
                 key = _limits_of(self.protection.door.key_of(call.caller))
                 allowed = self.protection.quotas.allowed(call.caller, call.work_id, key)
                 call = replace(call, allowance=await stack.enter_async_context(allowed))
+            policy, safeguards = self.protection.policies.of(call.tenant), self.protection.safeguards
+            if guarded := safeguards.active(policy):
+                recorded.asked = asked = await self._clean(asked, policy, call)
+                call = replace(call, redact=lambda text: safeguards.redacted(text, policy))
             watched.admitted(await stack.enter_async_context(self.admission.admitted(claim)))
             await recorded.accepted()
-            opened = await stack.enter_async_context(contextlib.aclosing(events(call)))
+            opened = await stack.enter_async_context(contextlib.aclosing(events(asked, call)))
+            if guarded:
+                opened = await stack.enter_async_context(contextlib.aclosing(safeguards.outgoing(opened, policy)))
             count = _Count(resumed=operation == "resume")
             async for event in opened:
                 recorded.heard(event)
@@ -118,6 +127,15 @@ class Front:
                     await call.allowance.output(count.total)
                 watched.saw(event)
                 yield event
+
+    async def _clean(self, asked: _Asked, policy: Policy, call: Call) -> _Asked:
+        """The request as it may enter; who is refused too often is held off."""
+        try:
+            return await self.protection.safeguards.incoming(asked, policy)
+        except ContentError:
+            if self.protection.quotas is not None:
+                self.protection.quotas.struck(call.caller)
+            raise
 
     @contextlib.asynccontextmanager
     async def _recording(self, method: str, asked: Asked, call: Call) -> AsyncGenerator[Recording, None]:

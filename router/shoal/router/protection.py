@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from shoal.router.access.assemble import build_guard
 from shoal.router.access.caller import Caller, serving
@@ -18,8 +20,10 @@ from shoal.router.audit.trail import Trail
 from shoal.router.config import RouterConfig
 from shoal.router.errors import AuditError, StartError
 from shoal.router.limits.ledger import RedisLedger
-from shoal.router.limits.policy import Policies, Policy, PolicyError
+from shoal.router.limits.policy import Policies, Policy, PolicyError, Recorded
 from shoal.router.limits.quota import Quotas
+from shoal.router.safeguards.moderation import Moderator
+from shoal.router.safeguards.pipeline import Safeguards
 from shoal.router.store.script import Client
 from shoal.wire.status import status_of
 
@@ -36,18 +40,19 @@ class Protection:
     """None: nobody's use is counted."""
     trail: Trail | None = None
     """None: nothing is recorded."""
+    safeguards: Safeguards = field(default_factory=Safeguards)
 
     @classmethod
     def build(cls, config: RouterConfig, client: Client | None) -> Protection:
         """Raises StartError naming the setting that is wrong."""
         try:
-            policies = Policies(config.limits, Policy(audit=config.audit.usual))  # type: ignore[arg-type]  # checked by AuditConfig
+            policies = Policies(config.limits, _usual(config))
         except (OSError, PolicyError) as error:
             raise StartError(f"limits.tenants_file: {error}") from error
         door: Door = build_guard(config.access, client) if config.access.required else OpenDoor()
         shared = RedisLedger(client) if client is not None else None
         quotas = Quotas(config.limits, policies, shared, time.monotonic) if config.limits.enforced else None
-        return cls(door, policies, quotas, build_trail(config.audit, config.router_id))
+        return cls(door, policies, quotas, build_trail(config.audit, config.router_id), Safeguards(_moderator(config)))
 
     async def start(self, config: RouterConfig, keep_running: KeepRunning) -> None:
         """What goes on in the background."""
@@ -77,6 +82,10 @@ class Protection:
             if self._records(caller, method):
                 await self._record(caller, method, "OK")
 
+    def kept(self, tenant: str, value: Any) -> Any:
+        """A JSON value as it may be stored for a tenant."""
+        return self.safeguards.redacted(value, self.policies.of(tenant))
+
     def _records(self, caller: Caller | None, method: str) -> bool:
         return self.trail is not None and (caller is None or method not in GENERATING)
 
@@ -88,3 +97,22 @@ class Protection:
         """When nothing is served any more."""
         if self.trail is not None:
             await self.trail.close()
+
+
+def _usual(config: RouterConfig) -> Policy:
+    """What holds for tenants without a policy; limits come from [limits] themselves."""
+    guards = config.safeguards
+    how: Recorded = config.audit.usual  # type: ignore[assignment]  # checked by AuditConfig
+    return Policy(audit=how, redact=guards.redact, deny=guards.deny, moderate=bool(guards.moderation_url))
+
+
+def _moderator(config: RouterConfig) -> Moderator | None:
+    guards = config.safeguards
+    if not guards.moderation_url:
+        return None
+    try:
+        key = Path(guards.moderation_key_file).read_text().strip() if guards.moderation_key_file else ""
+    except OSError as error:
+        raise StartError(f"safeguards.moderation_key_file: {error.strerror}") from error
+    refuse = guards.moderation_on_failure == "refuse"
+    return Moderator(guards.moderation_url, guards.moderation_model, key, guards.moderation_seconds, refuse)

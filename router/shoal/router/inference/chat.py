@@ -175,6 +175,7 @@ class Chat:
             stops=list(plan.request.limits.stop),
             call_prefix=f"call_{plan.call.work_id[:12]}_{choice}",
             choice=work.choice,
+            redact=plan.call.redact,
             parallel=bool(plan.opening.demands.rules.repeatable),
             on_server=lambda recipient: any(serves(runner, recipient) for runner in plan.opening.demands.runners),
         )

@@ -42,12 +42,13 @@ class TurnReader:
         stops: Sequence[str],
         call_prefix: str,
         choice: int = 0,
+        redact: Callable[[str], str] | None = None,
         parallel: bool = False,
         on_server: Callable[[str], bool] = lambda recipient: False,
     ) -> None:
         """`call_prefix` begins the names of tool calls; `on_server` tells by the recipient which ones the server
         answers."""
-        self._tokenizer, self._control, self._renderer = tokenizer, control, renderer
+        self._tokenizer, self._control, self._renderer, self._redact = tokenizer, control, renderer, redact
         self._parser = parse.Parser(tokenizer, control)
         self._stops, self._call_prefix = stops, call_prefix
         self._choice, self._parallel, self._on_server = choice, parallel, on_server
@@ -225,7 +226,9 @@ class TurnReader:
                 self.usage.commentary_tokens += tokens
 
     def _keep(self, header: Header, text: str, closed: parse.Closed | None) -> None:
-        """Remember a message; one whose text was cut at a stop text is encoded anew."""
+        """Remember a message; one whose text was cut at a stop text, or redacted, is encoded anew."""
+        if self._redact is not None and (clean := self._redact(text)) != text:
+            text, closed = clean, None
         message = ChatMessage(
             "assistant",
             text,

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import structlog
 
 from shoal.router.limits.config import LimitsConfig
+from shoal.router.safeguards.detect import KINDS
 
 Priority = Literal["high", "normal", "batch"]
 Recorded = Literal["hash", "store", "encrypt"]
@@ -82,6 +83,8 @@ def read_policies(document: Mapping[str, Any], usual: Policy) -> dict[str, Polic
                 right = value in words
             if not right or (kind in ("int", "float") and value < 0) or (key == "weight" and value <= 0):
                 raise PolicyError(f"{tenant}.{key} may not be {value!r}")
+            if key == "redact" and not set(value) <= KINDS:
+                raise PolicyError(f"{tenant}.redact may have {', '.join(sorted(KINDS))}, not {value!r}")
             given[key] = tuple(value) if isinstance(value, list) else value
         policies[tenant] = replace(usual, **given)
     return policies

@@ -121,7 +121,7 @@ class Run:
             session_id="" if place is None else place.session_id,
             turn=-1 if place is None else place.turn,
             instructions=body.instructions or "",
-            items=self.items,
+            items=self.gate.front.protection.kept(self.call.tenant, self.items),
             streamed=bool(body.background and body.stream),
             body=body.model_dump(mode="json", by_alias=True, exclude_unset=True) if body.background else None,
         )

@@ -1,0 +1,183 @@
+"""The hooks before a prompt enters and on what streams out, as each tenant's policy wants them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.errors import ContentError, FieldError
+from shoal.router.limits.policy import Policy
+from shoal.router.safeguards.filter import Filter, Rules
+from shoal.router.safeguards.moderation import Moderator
+
+_BLOCK = 400  # characters that are judged together; they wait until they were
+
+_Asked = TypeVar("_Asked", bound=api.ChatRequest | api.GenerateRequest | api.ResumeRequest)
+_Event = TypeVar("_Event", bound=api.ChatResponse | api.GenerateResponse)
+
+
+@lru_cache(maxsize=256)
+def rules_of(redact: tuple[str, ...], deny: tuple[str, ...]) -> Rules:
+    """Compiled once per policy."""
+    return Rules(redact, deny)
+
+
+@dataclass(frozen=True, slots=True)
+class Safeguards:
+    """Applies policies. `moderator` None: nobody classifies."""
+
+    moderator: Moderator | None = None
+
+    def active(self, policy: Policy) -> bool:
+        """Whether anything is looked at."""
+        return bool(policy.redact or policy.deny or (policy.moderate and self.moderator is not None))
+
+    async def incoming(self, asked: _Asked, policy: Policy) -> _Asked:
+        """The request as it may enter. Raises ContentError, ModerationAwayError, FieldError; changes nothing given."""
+        if isinstance(asked, api.ResumeRequest):
+            raise ContentError("under your tenant's safeguards a stream cannot be resumed: ask anew")
+        clean = type(asked)()
+        clean.CopyFrom(asked)  # type: ignore[arg-type]  # of its own type
+        rules = rules_of(policy.redact, policy.deny)
+        if isinstance(clean, api.ChatRequest):
+            for message in clean.messages:
+                message.content = rules.whole(message.content, "the prompt")
+            said = "\n".join(message.content for message in clean.messages)
+        elif isinstance(clean, api.GenerateRequest):
+            if clean.HasField("tokens"):
+                raise FieldError("tokens", "cannot be looked into under your tenant's safeguards: send text")
+            clean.text = said = rules.whole(clean.text, "the prompt")
+        if policy.moderate and self.moderator is not None:
+            await self.moderator.check(said, "the prompt")
+        return clean
+
+    async def outgoing(self, events: AsyncGenerator[_Event, None], policy: Policy) -> AsyncGenerator[_Event, None]:
+        """The events as they may leave, without ids and log-probabilities, which would tell what was taken out.
+
+        Raises as `incoming`, before anything denied or flagged has left.
+        """
+        moderator = self.moderator if policy.moderate else None
+        streams: dict[tuple[int, str, int], _Stream] = {}
+        async for event in events:
+            place = _place(event)
+            for key in [k for k in streams if k[0] == event.choice and k != place]:
+                stream = streams.pop(key)
+                async for held in stream.end():
+                    yield held
+            if place is None:
+                yield _without_result(event, policy)
+                continue
+            if place not in streams:
+                streams[place] = _Stream(Filter(rules_of(policy.redact, policy.deny), "the answer"), moderator)
+            async for piece in streams[place].push(event):
+                yield piece
+
+    def redacted(self, value: Any, policy: Policy) -> Any:
+        """A JSON value with every text in it redacted, to be kept. What is denied in it was refused before."""
+        rules = rules_of(policy.redact, ())
+        if not rules:
+            return value
+        if isinstance(value, str):
+            return rules.whole(value, "the prompt")
+        if isinstance(value, list):
+            return [self.redacted(item, policy) for item in value]
+        if isinstance(value, dict):
+            return {name: self.redacted(item, policy) for name, item in value.items()}
+        return value
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The pieces of one message or call."""
+
+    filter: Filter
+    moderator: Moderator | None
+    _latest: Any = None
+    _unjudged: str = ""
+    _judged: list[str] = field(default_factory=list)
+
+    async def push(self, event: Any) -> AsyncGenerator[Any, None]:
+        self._latest = event
+        clean = self.filter.push(_text_of(event))
+        if self.moderator is not None:
+            self._unjudged += clean
+            clean = await self._judge() if len(self._unjudged) >= _BLOCK else ""
+        if clean or _opens(event):
+            yield _with_text(event, clean)
+
+    async def end(self) -> AsyncGenerator[Any, None]:
+        clean = self.filter.finish()
+        if self.moderator is not None:
+            self._unjudged += clean
+            clean = await self._judge()
+        if clean:
+            held = _with_text(self._latest, clean)
+            if isinstance(held, api.ChatResponse) and held.HasField("tool_call"):
+                held.tool_call.ClearField("name")  # it was told when the call opened
+                held.tool_call.ClearField("id")
+            yield held
+
+    async def _judge(self) -> str:
+        assert self.moderator is not None
+        if self._unjudged:
+            await self.moderator.check("".join([*self._judged, self._unjudged]), "the answer")
+        self._judged.append(self._unjudged)
+        clean, self._unjudged = self._unjudged, ""
+        return clean
+
+
+def _place(event: api.ChatResponse | api.GenerateResponse) -> tuple[int, str, int] | None:
+    """Which stream of text an event belongs to; None for one that is no text."""
+    kind = event.WhichOneof("event")
+    if isinstance(event, api.GenerateResponse):
+        return (event.choice, "tokens", 0) if kind == "tokens" else None
+    match kind:
+        case "text":
+            return event.choice, kind, event.text.message
+        case "reasoning":
+            return event.choice, kind, event.reasoning.message
+        case "tool_call":
+            return event.choice, kind, event.tool_call.index
+        case _:
+            return None
+
+
+def _text_of(event: Any) -> str:
+    part = getattr(event, event.WhichOneof("event"))
+    return str(part.arguments if isinstance(part, api.ToolCallDelta) else part.text)
+
+
+def _opens(event: Any) -> bool:
+    """Whether it says something besides its text."""
+    return event.WhichOneof("event") == "tool_call" and bool(event.tool_call.name)
+
+
+def _with_text(event: Any, text: str) -> Any:
+    changed = type(event)()
+    changed.CopyFrom(event)
+    part = getattr(changed, changed.WhichOneof("event"))
+    if isinstance(part, api.ToolCallDelta):
+        part.arguments = text
+        return changed
+    part.text = text
+    for name in _telling(part):
+        part.ClearField(name)
+    return changed
+
+
+def _telling(part: Any) -> Iterator[str]:
+    """Fields that would tell the tokens."""
+    return (name for name in ("ids", "logprobs", "likeliest") if name in part.DESCRIPTOR.fields_by_name)
+
+
+def _without_result(event: Any, policy: Policy) -> Any:
+    """An event that is no text; what a tool of the server gave is redacted as a whole."""
+    if isinstance(event, api.ChatResponse) and event.HasField("tool_result"):
+        changed = api.ChatResponse()
+        changed.CopyFrom(event)
+        changed.tool_result.content = rules_of(policy.redact, policy.deny).whole(event.tool_result.content, "a result")
+        return changed
+    return event
