@@ -69,8 +69,8 @@ gpu: $(READY) ## Check and time the Triton kernels; needs a machine with CUDA
 bench-harmony: $(READY) ## Compare rendering and parsing with openai-harmony, and measure constraints
 	@$(BIN)/python -m tests.bench.harmony $(ARGS)
 
-chart: $(READY) ## Check the Helm chart: both Helms, every schema, policies, alert rules, 500 random sets of values
-	@SHOAL_TOOLS=required SHOAL_CHART_SETS=500 $(BIN)/python -m pytest tests/chart $(ARGS)
+chart: $(READY) ## Check the Helm chart and the images' steps: both Helms, every schema, policies, alert rules, 500 random sets of values
+	@SHOAL_TOOLS=required SHOAL_CHART_SETS=500 $(BIN)/python -m pytest tests/chart tests/deploy $(ARGS)
 
 clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -103,6 +103,9 @@ class ClusterConfig:
 
 SECTIONS: dict[str, type] = {"cluster": ClusterConfig, "worker": WorkerConfig, "router": RouterConfig, **PARTS}
 
+_FAMILIAR = {"MODEL_PATH": ("cluster", "model"), "MAX_CONCURRENT_REQUESTS": ("router", "max_running")}
+"""Variables of other servers, and what they are here."""
+
 _DECIDED = {
     **{("router", part): f"[{part}] is a section" for part in PARTS},
     ("worker", "tls"): "[tls] is a section",
@@ -161,6 +164,7 @@ def load(
     if file is None and environment.get("SHOAL_CONFIG"):
         file = Path(environment["SHOAL_CONFIG"])
     merged: Layers = layers.from_file(file, SECTIONS) if file is not None else {}
+    merged |= familiar(environment)
     merged |= layers.from_environment(environment, SECTIONS)
     merged |= layers.from_assignments(assignments, SECTIONS)
     merged |= layers.from_flags(flags or {}, SECTIONS)
@@ -168,6 +172,24 @@ def load(
         if reason := _DECIDED.get((section, key)):
             raise ConfigError(f"{section}.{key} cannot be set: {reason} (from {given.source})")
     return Settings(merged)
+
+
+def familiar(environment: Mapping[str, str]) -> Layers:
+    """Settings under the names that people know from other servers; ours, SHOAL_…, win over them.
+
+    Raises ConfigError for a QUANTIZATION that is not the checkpoints' own.
+
+    >>> {key: given.value for key, given in familiar({"MAX_CONCURRENT_REQUESTS": "64"}).items()}
+    {('router', 'max_running'): '64'}
+    """
+    quantization = environment.get("QUANTIZATION", "")
+    if quantization.lower() not in ("", "mxfp4"):
+        raise ConfigError(f"QUANTIZATION is {quantization!r}: the experts are served in mxfp4, as they are published")
+    return {
+        key: layers.Given(environment[name], name, text=True)
+        for name, key in _FAMILIAR.items()
+        if environment.get(name)
+    }
 
 
 def as_environment(section: str, config: Any) -> dict[str, str]:

@@ -5,7 +5,7 @@
     "cluster" (dict
       "model" (printf "/models/%s" .Values.model.name)
       "namespace" (include "shoal.fullname" .)
-      "ray_address" "auto"
+      "ray_address" "127.0.0.1:6379"
       "state_dir" "/tmp/shoal"
       "log_format" "json"
       "insecure" true)

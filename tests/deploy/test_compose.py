@@ -1,0 +1,97 @@
+"""deploy/compose.yaml: what it says is what the product understands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from shoal.cluster.cli import app
+from shoal.cluster.config import load
+from shoal.cluster.errors import ConfigError
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+GIVEN = {"MODEL_PATH": "/srv/m", "SHOAL_SECRET": "word", "EP_SIZE": "2", "MAX_CONCURRENT_REQUESTS": "64"}
+
+
+def filled(text: str) -> str:
+    """Variables as compose fills them in."""
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match[1], match[2] or ""
+        return GIVEN.get(name, default.removeprefix(":-"))
+
+    return re.sub(r"\$\{([A-Z_]+)(:[-?][^}]*)?\}", value, text).replace("$$", "$")
+
+
+def environment(service: str) -> dict[str, str]:
+    """A service's variables."""
+    return {name: filled(str(value)) for name, value in SERVICES[service].get("environment", {}).items()}
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_the_settings_of_every_service_are_the_product_s(profile: str) -> None:
+    """Names, types and values are taken; familiar names mean what they say elsewhere."""
+    workers = load(environment=environment(f"workers-{profile}"))
+    assert ("/models/checkpoint", 2) == (workers.cluster().model, workers.cluster().ep_size)
+    assert {"cpu": "cpu", "gpu": "cuda"}[profile] == workers.worker("m").device
+    router = load(environment=environment(f"router-{profile}"))
+    assert 64 == router.router(model_dir="m").max_running
+    assert router.cluster().redis_url == workers.cluster().redis_url == "redis://:word@redis:6379/0"
+
+
+def test_another_quantization_is_refused() -> None:
+    """The experts are served as they are published."""
+    with pytest.raises(ConfigError, match="QUANTIZATION"):
+        load(environment={"QUANTIZATION": "awq"})
+    assert (
+        9
+        == load(environment={"MAX_CONCURRENT_REQUESTS": "1", "SHOAL_ROUTER__MAX_RUNNING": "9"})
+        .router(model_dir="m")
+        .max_running
+    )
+
+
+def commands() -> list[list[str]]:
+    """Every shoal command line in it."""
+    found = []
+    for service in SERVICES.values():
+        words = [filled(word) for word in service["command"]]
+        found += [words] if words[0] == "shoal" else [line.split() for line in re.findall(r"shoal [a-z -]+", words[-1])]
+        found.append([filled(word) for word in service["healthcheck"]["test"][1:]])
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_exists_with_its_options(command: list[str]) -> None:
+    """The product's own parser takes it; --help keeps it from running."""
+    result = CliRunner().invoke(app, [*command[1:], "--help"])
+    assert 0 == result.exit_code, result.output
+    for option in (word.split("=")[0] for word in command if word.startswith("--")):
+        assert option in result.output
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_locked_down(name: str) -> None:
+    """Read-only, not root, no capability, nothing to gain, and its image is a target of the Dockerfile."""
+    service = SERVICES[name]
+    assert (True, "10001:10001", ["ALL"]) == (service["read_only"], service["user"], service["cap_drop"])
+    assert ["no-new-privileges:true"] == service["security_opt"]
+    assert f"AS {service['build']['target']}\n" in (DEPLOY / "Dockerfile").read_text()
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_volumes_secrets_and_networks_resolve() -> None:
+    """Everything that a service names exists."""
+    for service in SERVICES.values():
+        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+        assert set(service.get("depends_on", {})) <= set(SERVICES)
+        if mode := service.get("network_mode"):
+            other = mode.removeprefix("service:")
+            assert SERVICES[other]["profiles"] == service["profiles"]
