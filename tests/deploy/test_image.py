@@ -56,9 +56,10 @@ def test_the_router_s_steps_work_in_a_fresh_environment(tmp_path: Path) -> None:
     for step in steps:
         done = subprocess.run(step, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=400)
         assert 0 == done.returncode, f"{step}: {done.stdout[-500:]}{done.stderr[-2000:]}"
-    shown = subprocess.run([str(venv / "bin/shoal"), "router", "--help"], env=environment, capture_output=True, check=False)
+    shoal = str(venv / "bin/shoal")
+    shown = subprocess.run([shoal, "router", "--help"], env=environment, capture_output=True, check=False)
     assert 0 == shown.returncode, shown.stderr
-    down = [str(venv / "bin/shoal"), "health", "router", "--live", "--address", "127.0.0.1:9"]
+    down = [shoal, "health", "router", "--live", "--address", "127.0.0.1:9"]
     assert 5 == subprocess.run(down, env=environment, capture_output=True, check=False).returncode
     parts = {part["name"].lower() for part in json.loads((venv / "sbom.json").read_text())["components"]}
     assert {"shoal", "grpcio", "redis"} <= parts
