@@ -177,6 +177,25 @@ async def _noting(stream: Any, seen: list[Any]) -> AsyncIterator[Any]:
         yield event
 
 
+async def test_a_router_that_stops_leaves_its_streams_to_others(
+    start_cluster: StartCluster, start_router: StartRouter, tokenizer: Tokenizer, redis_url: str
+) -> None:
+    """What does not end within its patience breaks off, and goes on elsewhere at once."""
+    cluster = await start_cluster(remembering(tokenizer, "abcdef", most=3), redis_url=redis_url)
+    other = await start_router(workers=(cluster.worker.address,), redis_url=redis_url)
+    seen: list[api.GenerateResponse] = []
+    stream = cluster.front.inference.Generate(api.GenerateRequest(text="x", request_id="q"))
+    lost = asyncio.create_task(failed(_noting(stream, seen)))
+    await until(lambda: len(seen) == 4)
+    await cluster.front.router.stop(0.05)
+    await lost
+    cluster.worker.script = remembering(tokenizer, "abcdef")
+    rest = await resumed(other, "q", seen)
+
+    assert "".join(event.tokens.text for event in [*seen, *rest]) == "abcdef"
+    assert rest[-1].HasField("done")
+
+
 class Counting(ScriptedTool):
     """Counts its runs; the first one never ends when it `hangs`."""
 
