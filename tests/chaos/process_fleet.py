@@ -14,6 +14,7 @@ from shoal.cluster.fleet import FleetError, Found
 from shoal.cluster.group_state import Obstacle
 from shoal.workers.config import WorkerConfig
 from shoal.workers.errors import NoRoomError, UnfitError
+from shoal.workers.experts.faults import Fault
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 from tests.workers.processes import WorkerProcess
 
@@ -45,6 +46,9 @@ class ProcessFleet:
 
     async def drain(self, name: str, wanted: bool) -> None:
         await self._answer(self._worker(name).call("drain", wanted))
+
+    async def inject(self, name: str, fault: Fault, seconds: float, amount: float) -> None:
+        await self._answer(self._worker(name).call("inject", fault, seconds, amount))
 
     async def kill(self, name: str, facts: WorkerFacts | None) -> None:
         if (worker := self.workers.pop(name, None)) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -123,17 +122,16 @@ class Town:
         """Names by rank."""
         return [hand.name for hand in self.state.members]
 
-    async def kill(self, name: str) -> None:
-        """kill -9, and wait until the others serve without it; a replacement may still be on its way."""
-        self.fleet.signal(name, signal.SIGKILL)
-        while name in self.ranks:  # noqa: ASYNC110  # the controller tells nobody else what it does
-            await asyncio.sleep(0.005)
+    @property
+    def forgotten(self) -> list[str]:
+        """Workers that live and that nobody knows of."""
+        return sorted(set(self.fleet.workers) - {hand.name for hand in self.state.workers})
 
-    async def settled(self, size: int | None = None, within: float = 30.0) -> None:
-        """Until as many serve as are wanted, and nobody comes or goes."""
+    async def settled(self, size: int | None = None, within: float = 30.0, without: str = "") -> None:
+        """Until as many serve as are wanted, and nobody comes or goes; `without` is not among them."""
         async with asyncio.timeout(within):
-            while not self.is_settled(size):  # noqa: ASYNC110  # the controller tells nobody else what it does
-                await asyncio.sleep(0.01)
+            while not self.is_settled(size) or without in self.ranks:  # noqa: ASYNC110  # nobody else is told
+                await asyncio.sleep(0.005)
 
     def is_settled(self, size: int | None = None) -> bool:
         """Whether that is so now."""

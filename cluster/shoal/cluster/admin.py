@@ -12,9 +12,12 @@ import grpc
 import grpc.aio
 import structlog
 
+from shoal.cluster.balancer import Balancer
 from shoal.cluster.controller import Controller
+from shoal.cluster.fleet import FleetError
 from shoal.cluster.group_state import GroupState, Phase, Policy, Stage
 from shoal.cluster.registry_writer import RedisRegistry, RegistryAwayError
+from shoal.cluster.saboteur import Saboteur
 from shoal.proto.v1 import admin_pb2 as pb
 from shoal.proto.v1 import admin_pb2_grpc
 from shoal.wire.credentials import add_port, join_address
@@ -39,12 +42,16 @@ class AdminServer(admin_pb2_grpc.AdminServiceServicer):
         self,
         controller: Controller,
         registry: RedisRegistry,
+        balancer: Balancer,
+        saboteur: Saboteur | None,
         policy: Policy,
         desired: Desired,
         grace: float,
         tls: TlsConfig,
     ) -> None:
-        """`grace`: seconds for running requests of a group that is not wanted any more."""
+        """`grace`: seconds for running requests of a group that is not wanted any more. Without a saboteur nothing is
+        broken on purpose."""
+        self._balancer, self._saboteur = balancer, saboteur
         self._controller, self._registry, self._policy = controller, registry, policy
         self._desired = desired
         self._grace = grace
@@ -104,6 +111,36 @@ class AdminServer(admin_pb2_grpc.AdminServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"worker {request.worker_id!r} is no member of any group")
         log.info("drain", worker=request.worker_id)
         return pb.DrainResponse()
+
+    async def Rebalance(  # noqa: N802  # as above
+        self, request: pb.RebalanceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RebalanceResponse:
+        """Of one group or of all; those with too little load to go by are left out."""
+        groups = [request.group] if request.group else list(self._controller.groups)
+        found = [await self._balancer.balance(group) for group in groups]
+        return pb.RebalanceResponse(
+            groups=[
+                pb.GroupBalance(group=b.group, before=b.before, after=b.after, moves=b.moves)
+                for b in found
+                if b is not None
+            ]
+        )
+
+    async def Inject(  # noqa: N802  # as above
+        self, request: pb.InjectRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.InjectResponse:
+        """Only where it was allowed at the start."""
+        if self._saboteur is None:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION, "start the cluster with cluster.chaos = true to break things"
+            )
+        try:
+            await self._saboteur.inject(request.fault, request.worker_id, request.seconds, request.amount)
+        except LookupError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
+        except FleetError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        return pb.InjectResponse()
 
 
 def refusal(wanted: Desired, experts: int) -> str:

@@ -59,6 +59,14 @@ class AdminClient:
         """Send a worker away."""
         self._call(lambda stub: stub.Drain(pb.DrainRequest(worker_id=worker_id), timeout=_TIMEOUT))
 
+    def rebalance(self, group: str) -> pb.RebalanceResponse:
+        """Move experts by their load."""
+        return self._call(lambda stub: stub.Rebalance(pb.RebalanceRequest(group=group), timeout=6 * _TIMEOUT))
+
+    def inject(self, request: pb.InjectRequest) -> None:
+        """Break something on purpose."""
+        self._call(lambda stub: stub.Inject(request, timeout=_TIMEOUT))
+
     def wait(self, timeout: float) -> pb.GetClusterResponse:
         """Until every group is what is wanted. Raises CallError when one fails, or when it takes too long."""
         give_up = time.monotonic() + timeout

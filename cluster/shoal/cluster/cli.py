@@ -119,6 +119,36 @@ def controller(
 
 
 @app.command()
+def rebalance(
+    group: Annotated[str, typer.Option(help="Only this group.", show_default="all")] = "",
+    config: Config = None,
+    state_dir: StateDir = None,
+    assignments: Set = None,
+) -> None:
+    """Move experts between workers so that they share the load of late."""
+    from shoal.cluster.commands import rebalance as command
+
+    command.run(_settings(config, assignments, cluster__state_dir=state_dir), group)
+
+
+@app.command()
+def chaos(
+    fault: Annotated[str, typer.Argument(help="kill, stop, delay, drop, corrupt (a worker); redis, disk.")],
+    worker: Annotated[str, typer.Argument(help="Its name, such as g0-1.")] = "",
+    seconds: Annotated[float, typer.Option(help="For how long, where that means something.", min=0.0)] = 10.0,
+    amount: Annotated[float, typer.Option(help="Seconds that `delay` adds to each exchange.", min=0.0)] = 0.1,
+    config: Config = None,
+    state_dir: StateDir = None,
+    assignments: Set = None,
+) -> None:
+    """Break something on purpose, in a cluster that was started with cluster.chaos = true."""
+    from shoal.cluster.commands import chaos as command
+
+    settings = _settings(config, assignments, cluster__state_dir=state_dir)
+    command.run(settings, fault, worker, seconds, amount)
+
+
+@app.command()
 def drain(
     worker: Annotated[str | None, typer.Argument(help="Its name, such as g0-1, or its rank.")] = None,
     here: Annotated[bool, typer.Option("--here", help="All workers of this machine or pod.")] = False,

@@ -44,6 +44,12 @@ class ClusterConfig:
     """Workers kept prepared per group, to take a dead one's place at once."""
     heartbeat_timeout: float = 3.0
     """A worker that is silent for so long is killed and replaced."""
+    expert_copies: int = 0
+    """Slots per worker and layer for spare copies of experts that have much to do; `shoal rebalance` fills them."""
+    rebalance_period: float = 0.0
+    """Move experts by their load this often, where it gains enough; 0: only when asked."""
+    chaos: bool = False
+    """Allow `shoal chaos` to break things on purpose."""
     drain_timeout: float = 30.0
     """How long a worker that leaves may finish what it has; what is left then moves elsewhere."""
     ray_address: str = ""
@@ -69,6 +75,8 @@ class ClusterConfig:
         self._require("ep_size", 1 <= self.ep_size <= 256, "1 to 256")
         self._require("groups", 1 <= self.groups <= 64, "1 to 64")
         self._require("spares", 0 <= self.spares <= 64, "0 to 64")
+        self._require("expert_copies", 0 <= self.expert_copies <= 128, "0 to 128")
+        self._require("rebalance_period", self.rebalance_period >= 0, "0 or more")
         self._require("heartbeat_timeout", self.heartbeat_timeout >= 0.5, "0.5 or more")
         self._require("drain_timeout", self.drain_timeout >= 0, "0 or more")
         self._require("start_timeout", self.start_timeout > 0, "above 0")
@@ -110,6 +118,7 @@ _DECIDED = {
     **{("router", part): f"[{part}] is a section" for part in PARTS},
     ("worker", "tls"): "[tls] is a section",
     ("worker", "model"): "cluster.model is the setting",
+    ("worker", "chaos"): "cluster.chaos is the setting",
     ("worker", "worker_id"): "each worker gets its own",
     ("worker", "group"): "each worker gets its own",
     ("worker", "host"): "each worker listens where its router can reach it",

@@ -23,10 +23,12 @@ import structlog
 
 from shoal.cluster import logs
 from shoal.cluster.admin import AdminServer
+from shoal.cluster.balancer import Balancer
 from shoal.cluster.controller import Controller
 from shoal.cluster.group_state import GroupState, Policy
 from shoal.cluster.ray_fleet import RayFleet
 from shoal.cluster.registry_writer import RedisRegistry, RegistryAwayError
+from shoal.cluster.saboteur import Saboteur
 from shoal.cluster.topology import Need
 from shoal.cluster.worker_watch import WorkerWatch
 from shoal.wire.registry import Desired
@@ -58,6 +60,9 @@ class Declared:
     policy: Policy
     heartbeat_timeout: float
     stop_grace: float
+    expert_copies: int = 0
+    rebalance_period: float = 0.0
+    chaos: bool = False
 
 
 class ControllerActor:
@@ -126,7 +131,13 @@ class ControllerActor:
             heartbeat_timeout=d.heartbeat_timeout,
         )
         self._running = asyncio.create_task(self._controller.run())
-        self._admin = AdminServer(self._controller, registry, d.policy, desired, d.stop_grace, d.worker.tls)
+        balancer = Balancer(self._controller, d.expert_copies, d.worker.tls)
+        if d.rebalance_period:
+            self._balancing = asyncio.create_task(balancer.run(d.rebalance_period))
+        saboteur = Saboteur(self._controller, fleet) if d.chaos else None
+        self._admin = AdminServer(
+            self._controller, registry, balancer, saboteur, d.policy, desired, d.stop_grace, d.worker.tls
+        )
         await self._admin.start(host)
         log.info("controller began", again=again, ep_size=desired.ep_size, groups=desired.groups)
 

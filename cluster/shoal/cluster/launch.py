@@ -251,7 +251,8 @@ def declare(
     device = topology.resolve_device(worker.device, session.resources.get("GPU", 0.0))
     return Declared(
         worker_class=WORKER_CLASS,
-        worker=dataclasses.replace(worker, device=device.partition(":")[0]),  # Ray shows each its own GPU
+        # Ray shows each worker its own GPU
+        worker=dataclasses.replace(worker, device=device.partition(":")[0], chaos=config.chaos),
         need=topology.need_of(device, worker.threads, session.local),
         desired=Desired(config.ep_size, config.groups),
         redis_url=redis_url,
@@ -265,6 +266,9 @@ def declare(
         ),
         heartbeat_timeout=config.heartbeat_timeout,
         stop_grace=config.stop_grace,
+        expert_copies=config.expert_copies,
+        rebalance_period=config.rebalance_period,
+        chaos=config.chaos,
     )
 
 

@@ -32,6 +32,7 @@ from shoal.cluster.group_state import Obstacle
 from shoal.cluster.topology import PLACES, Need, listen_hosts
 from shoal.workers.config import WorkerConfig
 from shoal.workers.errors import NoRoomError, UnfitError
+from shoal.workers.experts.faults import Fault
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 
 log = structlog.get_logger()
@@ -106,6 +107,10 @@ class RayFleet:
     async def drain(self, name: str, wanted: bool) -> None:
         """One call."""
         await self._call((await self._actor(name)).drain.remote(wanted))
+
+    async def inject(self, name: str, fault: Fault, seconds: float, amount: float) -> None:
+        """Break the worker's exchange on purpose."""
+        await self._call((await self._actor(name)).inject.remote(fault, seconds, amount))
 
     async def kill(self, name: str, facts: WorkerFacts | None) -> None:
         """By signal where the process is on this machine: Ray asks a process to end itself, which a stopped one never

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.workers.config import WorkerConfig
+from shoal.workers.experts.faults import Fault
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 from shoal.workers.orphan import end_with_parent
 from shoal.workers.worker import Worker
@@ -41,6 +42,10 @@ class WorkerActor:
     def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, int]:
         """For a controller that starts again."""
         return self._worker.describe()
+
+    def inject(self, fault: Fault, seconds: float, amount: float) -> None:
+        """Break the exchange on purpose, where that is allowed."""
+        self._worker.inject(fault, seconds, amount)
 
     def drain(self, wanted: bool = True) -> None:
         """Take nothing new, or take requests again."""

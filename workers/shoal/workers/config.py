@@ -67,6 +67,8 @@ class WorkerConfig:
     """Repeat the self-test this often while serving; 0: never."""
     epoch_patience: float = 30.0
     """How long requests wait while the group is repaired before they are refused."""
+    chaos: bool = False
+    """Allow faults to be put into the exchange on purpose."""
     golden: str = ""
     """File of logits that the model must reproduce, from `shoal checkpoint golden`; empty: golden.safetensors in the
     checkpoint directory, if it is there."""

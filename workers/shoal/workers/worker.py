@@ -34,11 +34,11 @@ from shoal.workers.engine.scheduler import Limits
 from shoal.workers.errors import NotReadyError, StaleEpochError
 from shoal.workers.experts.alarm import Alarm
 from shoal.workers.experts.bank import ExpertBank, Staged
-from shoal.workers.experts.exchange import Exchange, LocalExchange
+from shoal.workers.experts.connect import connect_exchange
+from shoal.workers.experts.exchange import LocalExchange
+from shoal.workers.experts.faults import Fault, Faults, require
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
-from shoal.workers.experts.group_exchange import GroupExchange
 from shoal.workers.experts.memory import free_bytes
-from shoal.workers.experts.process_group import ProcessGroup
 from shoal.workers.kv.manager import KvManager
 from shoal.workers.kv.memory import plan_kv
 from shoal.workers.loop import EngineLoop, State
@@ -84,6 +84,7 @@ class Worker:
         self._changing = threading.Lock()  # held by whoever stages or changes the epoch
         self._wanted_epoch = 0
         self._entering_epoch = 0
+        self._faults = Faults()
         self._read_ahead = (0, 0)  # experts and their bytes, since the last epoch
         self._constraints: ConstraintCompiler | None = None
 
@@ -132,7 +133,7 @@ class Worker:
         self._bank = ExpertBank(
             checkpoint, device, config.expert_spare_slots, lambda: free_bytes(device), int8=self._target.int8
         )
-        self._self_test = SelfTest(model, self._golden(checkpoint))
+        self._self_test = SelfTest(model, golden.find(checkpoint, config.golden))
         self._loop = EngineLoop(
             self._engine, self._alarm, self._traced, self._canary, config.canary_period, config.epoch_patience
         )
@@ -223,6 +224,11 @@ class Worker:
     def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, int]:
         """What a controller that has forgotten everything must know: facts, epoch entered, last epoch asked for."""
         return self._facts, self._spec, self._wanted_epoch
+
+    def inject(self, fault: Fault, seconds: float, amount: float) -> None:
+        """Break this rank's exchange on purpose. Raises ExchangeError where that is not allowed."""
+        require(self.config.chaos)
+        self._faults.inject(fault, seconds, amount)
 
     def drain(self, wanted: bool = True) -> None:
         """Take nothing new, or take requests again; what runs goes on."""
@@ -354,7 +360,10 @@ class Worker:
         engine, config = self._engine, self._engine.model.config
         engine.exchange.close()
         rank = spec.rank_of(self.config.worker_id)
-        exchange = self._make_exchange(spec, rank)
+        exchange = connect_exchange(
+            spec, rank, config.experts_per_token, self.config.collective_timeout, self._target.device,
+            unwanted=lambda: self._wanted_epoch > spec.epoch, faults=self._faults if self.config.chaos else None,
+        )  # fmt: skip
         try:
             self._bank.commit(staged)
             views = staged.views()
@@ -374,25 +383,6 @@ class Worker:
         assert self._engine is not None, "no engine"
         assert self._self_test is not None, "no self-test"
         self._self_test.run(self._engine.exchange, self._engine.next_step)
-
-    def _golden(self, checkpoint: Checkpoint) -> golden.Golden | None:
-        named = self.config.golden
-        path = Path(named) if named else checkpoint.path / golden.NAME
-        if not named and not path.exists():
-            log.warning("no golden logits: ranks are only compared with each other", expected=str(path))
-            return None
-        return golden.load(path, checkpoint.fingerprint)
-
-    def _make_exchange(self, spec: GroupSpec, rank: int) -> Exchange:
-        if spec.size == 1:
-            return LocalExchange()
-        assert self._checkpoint is not None, "no checkpoint"
-        group = ProcessGroup(
-            spec.store_host, spec.store_port, f"{spec.group}/{spec.epoch}", rank, spec.size,
-            self.config.collective_timeout, self._target.device, lambda: self._wanted_epoch > spec.epoch,
-        )  # fmt: skip
-        top_k = self._checkpoint.config.experts_per_token
-        return GroupExchange(group, spec.placement, spec.epoch, top_k, self._target.device)
 
     def _numerics_id(self, checkpoint: Checkpoint) -> str:
         parts = (self._target.kernel_class, str(self._target.dtype), str(KERNEL_VERSION), checkpoint.fingerprint)

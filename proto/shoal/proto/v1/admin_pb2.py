@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashoal/proto/v1/admin.proto\x12\x0eshoal.proto.v1\"\x13\n\x11GetClusterRequest\"\xad\x01\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12*\n\x05stage\x18\x02 \x01(\x0e\x32\x1b.shoal.proto.v1.WorkerStage\x12\x11\n\x04rank\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0f\n\x07\x65xperts\x18\x05 \x01(\r\x12\x15\n\rpause_seconds\x18\x06 \x01(\x01\x12\x0b\n\x03pid\x18\x07 \x01(\rB\x07\n\x05_rank\"\xa2\x01\n\tGroupInfo\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12)\n\x05phase\x18\x03 \x01(\x0e\x32\x1a.shoal.proto.v1.GroupPhase\x12\x0f\n\x07\x65p_size\x18\x04 \x01(\r\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12+\n\x07workers\x18\x06 \x03(\x0b\x32\x1a.shoal.proto.v1.WorkerInfo\"?\n\x12GetClusterResponse\x12)\n\x06groups\x18\x01 \x03(\x0b\x32\x19.shoal.proto.v1.GroupInfo\"P\n\x0cScaleRequest\x12\x14\n\x07\x65p_size\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06groups\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\n\n\x08_ep_sizeB\t\n\x07_groups\"0\n\rScaleResponse\x12\x0f\n\x07\x65p_size\x18\x01 \x01(\r\x12\x0e\n\x06groups\x18\x02 \x01(\r\"!\n\x0c\x44rainRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x0f\n\rDrainResponse*\xd8\x01\n\nGroupPhase\x12\x1b\n\x17GROUP_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14GROUP_PHASE_STARTING\x10\x01\x12\x15\n\x11GROUP_PHASE_READY\x10\x02\x12\x18\n\x14GROUP_PHASE_CHANGING\x10\x03\x12\x17\n\x13GROUP_PHASE_WAITING\x10\x04\x12\x16\n\x12GROUP_PHASE_FAILED\x10\x05\x12\x18\n\x14GROUP_PHASE_STOPPING\x10\x06\x12\x17\n\x13GROUP_PHASE_STOPPED\x10\x07*\x91\x01\n\x0bWorkerStage\x12\x1c\n\x18WORKER_STAGE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STAGE_STARTING\x10\x01\x12\x16\n\x12WORKER_STAGE_SPARE\x10\x02\x12\x17\n\x13WORKER_STAGE_MEMBER\x10\x03\x12\x18\n\x14WORKER_STAGE_LEAVING\x10\x04\x32\xef\x01\n\x0c\x41\x64minService\x12S\n\nGetCluster\x12!.shoal.proto.v1.GetClusterRequest\x1a\".shoal.proto.v1.GetClusterResponse\x12\x44\n\x05Scale\x12\x1c.shoal.proto.v1.ScaleRequest\x1a\x1d.shoal.proto.v1.ScaleResponse\x12\x44\n\x05\x44rain\x12\x1c.shoal.proto.v1.DrainRequest\x1a\x1d.shoal.proto.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashoal/proto/v1/admin.proto\x12\x0eshoal.proto.v1\"\x13\n\x11GetClusterRequest\"\xad\x01\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12*\n\x05stage\x18\x02 \x01(\x0e\x32\x1b.shoal.proto.v1.WorkerStage\x12\x11\n\x04rank\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0f\n\x07\x65xperts\x18\x05 \x01(\r\x12\x15\n\rpause_seconds\x18\x06 \x01(\x01\x12\x0b\n\x03pid\x18\x07 \x01(\rB\x07\n\x05_rank\"\xa2\x01\n\tGroupInfo\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12)\n\x05phase\x18\x03 \x01(\x0e\x32\x1a.shoal.proto.v1.GroupPhase\x12\x0f\n\x07\x65p_size\x18\x04 \x01(\r\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12+\n\x07workers\x18\x06 \x03(\x0b\x32\x1a.shoal.proto.v1.WorkerInfo\"?\n\x12GetClusterResponse\x12)\n\x06groups\x18\x01 \x03(\x0b\x32\x19.shoal.proto.v1.GroupInfo\"P\n\x0cScaleRequest\x12\x14\n\x07\x65p_size\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06groups\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\n\n\x08_ep_sizeB\t\n\x07_groups\"0\n\rScaleResponse\x12\x0f\n\x07\x65p_size\x18\x01 \x01(\r\x12\x0e\n\x06groups\x18\x02 \x01(\r\"!\n\x0c\x44rainRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x0f\n\rDrainResponse\"!\n\x10RebalanceRequest\x12\r\n\x05group\x18\x01 \x01(\t\"A\n\x11RebalanceResponse\x12,\n\x06groups\x18\x01 \x03(\x0b\x32\x1c.shoal.proto.v1.GroupBalance\"K\n\x0cGroupBalance\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\x01\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x01\x12\r\n\x05moves\x18\x04 \x01(\r\"i\n\rInjectRequest\x12$\n\x05\x66\x61ult\x18\x01 \x01(\x0e\x32\x15.shoal.proto.v1.Fault\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x01\"\x10\n\x0eInjectResponse*\xd8\x01\n\nGroupPhase\x12\x1b\n\x17GROUP_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14GROUP_PHASE_STARTING\x10\x01\x12\x15\n\x11GROUP_PHASE_READY\x10\x02\x12\x18\n\x14GROUP_PHASE_CHANGING\x10\x03\x12\x17\n\x13GROUP_PHASE_WAITING\x10\x04\x12\x16\n\x12GROUP_PHASE_FAILED\x10\x05\x12\x18\n\x14GROUP_PHASE_STOPPING\x10\x06\x12\x17\n\x13GROUP_PHASE_STOPPED\x10\x07*\x91\x01\n\x0bWorkerStage\x12\x1c\n\x18WORKER_STAGE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STAGE_STARTING\x10\x01\x12\x16\n\x12WORKER_STAGE_SPARE\x10\x02\x12\x17\n\x13WORKER_STAGE_MEMBER\x10\x03\x12\x18\n\x14WORKER_STAGE_LEAVING\x10\x04*r\n\x05\x46\x61ult\x12\x15\n\x11\x46\x41ULT_UNSPECIFIED\x10\x00\x12\x0e\n\nFAULT_KILL\x10\x01\x12\x0e\n\nFAULT_STOP\x10\x02\x12\x0f\n\x0b\x46\x41ULT_DELAY\x10\x03\x12\x0e\n\nFAULT_DROP\x10\x04\x12\x11\n\rFAULT_CORRUPT\x10\x05\x32\x8a\x03\n\x0c\x41\x64minService\x12S\n\nGetCluster\x12!.shoal.proto.v1.GetClusterRequest\x1a\".shoal.proto.v1.GetClusterResponse\x12\x44\n\x05Scale\x12\x1c.shoal.proto.v1.ScaleRequest\x1a\x1d.shoal.proto.v1.ScaleResponse\x12\x44\n\x05\x44rain\x12\x1c.shoal.proto.v1.DrainRequest\x1a\x1d.shoal.proto.v1.DrainResponse\x12P\n\tRebalance\x12 .shoal.proto.v1.RebalanceRequest\x1a!.shoal.proto.v1.RebalanceResponse\x12G\n\x06Inject\x12\x1d.shoal.proto.v1.InjectRequest\x1a\x1e.shoal.proto.v1.InjectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.proto.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GROUPPHASE']._serialized_start=658
-  _globals['_GROUPPHASE']._serialized_end=874
-  _globals['_WORKERSTAGE']._serialized_start=877
-  _globals['_WORKERSTAGE']._serialized_end=1022
+  _globals['_GROUPPHASE']._serialized_start=962
+  _globals['_GROUPPHASE']._serialized_end=1178
+  _globals['_WORKERSTAGE']._serialized_start=1181
+  _globals['_WORKERSTAGE']._serialized_end=1326
+  _globals['_FAULT']._serialized_start=1328
+  _globals['_FAULT']._serialized_end=1442
   _globals['_GETCLUSTERREQUEST']._serialized_start=46
   _globals['_GETCLUSTERREQUEST']._serialized_end=65
   _globals['_WORKERINFO']._serialized_start=68
@@ -51,6 +53,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAINREQUEST']._serialized_end=638
   _globals['_DRAINRESPONSE']._serialized_start=640
   _globals['_DRAINRESPONSE']._serialized_end=655
-  _globals['_ADMINSERVICE']._serialized_start=1025
-  _globals['_ADMINSERVICE']._serialized_end=1264
+  _globals['_REBALANCEREQUEST']._serialized_start=657
+  _globals['_REBALANCEREQUEST']._serialized_end=690
+  _globals['_REBALANCERESPONSE']._serialized_start=692
+  _globals['_REBALANCERESPONSE']._serialized_end=757
+  _globals['_GROUPBALANCE']._serialized_start=759
+  _globals['_GROUPBALANCE']._serialized_end=834
+  _globals['_INJECTREQUEST']._serialized_start=836
+  _globals['_INJECTREQUEST']._serialized_end=941
+  _globals['_INJECTRESPONSE']._serialized_start=943
+  _globals['_INJECTRESPONSE']._serialized_end=959
+  _globals['_ADMINSERVICE']._serialized_start=1445
+  _globals['_ADMINSERVICE']._serialized_end=1839
 # @@protoc_insertion_point(module_scope)

@@ -95,6 +95,42 @@ WORKER_STAGE_LEAVING: WorkerStage.ValueType  # 4
 """A rank that takes nothing new and goes once it is empty."""
 Global___WorkerStage: _TypeAlias = WorkerStage  # noqa: Y015
 
+class _Fault:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FaultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fault.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAULT_UNSPECIFIED: _Fault.ValueType  # 0
+    """Never sent."""
+    FAULT_KILL: _Fault.ValueType  # 1
+    """kill -9 of the worker."""
+    FAULT_STOP: _Fault.ValueType  # 2
+    """SIGSTOP of the worker; SIGCONT after `seconds`, if it still lives."""
+    FAULT_DELAY: _Fault.ValueType  # 3
+    """Each of its exchanges takes `amount` seconds longer, for `seconds`."""
+    FAULT_DROP: _Fault.ValueType  # 4
+    """It takes no part in exchanges for `seconds`: to its peers it is unreachable, to everybody else alive."""
+    FAULT_CORRUPT: _Fault.ValueType  # 5
+    """One bit of the next message that it receives from a peer is another."""
+
+class Fault(_Fault, metaclass=_FaultEnumTypeWrapper):
+    """What can be broken."""
+
+FAULT_UNSPECIFIED: Fault.ValueType  # 0
+"""Never sent."""
+FAULT_KILL: Fault.ValueType  # 1
+"""kill -9 of the worker."""
+FAULT_STOP: Fault.ValueType  # 2
+"""SIGSTOP of the worker; SIGCONT after `seconds`, if it still lives."""
+FAULT_DELAY: Fault.ValueType  # 3
+"""Each of its exchanges takes `amount` seconds longer, for `seconds`."""
+FAULT_DROP: Fault.ValueType  # 4
+"""It takes no part in exchanges for `seconds`: to its peers it is unreachable, to everybody else alive."""
+FAULT_CORRUPT: Fault.ValueType  # 5
+"""One bit of the next message that it receives from a peer is another."""
+Global___Fault: _TypeAlias = Fault  # noqa: Y015
+
 @_typing.final
 class GetClusterRequest(_message.Message):
     """Ask what the cluster is."""
@@ -325,3 +361,134 @@ class DrainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
+
+@_typing.final
+class RebalanceRequest(_message.Message):
+    """Balance the load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group; empty: all."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceRequest: _TypeAlias = RebalanceRequest  # noqa: Y015
+
+@_typing.final
+class RebalanceResponse(_message.Message):
+    """What was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupBalance]:
+        """One per group."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___GroupBalance] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceResponse: _TypeAlias = RebalanceResponse  # noqa: Y015
+
+@_typing.final
+class GroupBalance(_message.Message):
+    """The balance of one group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Its name."""
+    before: _builtins.float
+    """Load of the fullest rank as a multiple of the mean, average over the layers: now."""
+    after: _builtins.float
+    """The same with the placement that is being changed to."""
+    moves: _builtins.int
+    """Experts that are read anew, over all layers and ranks; 0 when nothing is changed."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        before: _builtins.float = ...,
+        after: _builtins.float = ...,
+        moves: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "group", b"group", "moves", b"moves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupBalance: _TypeAlias = GroupBalance  # noqa: Y015
+
+@_typing.final
+class InjectRequest(_message.Message):
+    """Break something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULT_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    fault: Global___Fault.ValueType
+    """What."""
+    worker_id: _builtins.str
+    """Which worker."""
+    seconds: _builtins.float
+    """For how long, where that means something."""
+    amount: _builtins.float
+    """How much, where that means something."""
+    def __init__(
+        self,
+        *,
+        fault: Global___Fault.ValueType = ...,
+        worker_id: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        amount: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "fault", b"fault", "seconds", b"seconds", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InjectRequest: _TypeAlias = InjectRequest  # noqa: Y015
+
+@_typing.final
+class InjectResponse(_message.Message):
+    """It is broken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InjectResponse: _TypeAlias = InjectResponse  # noqa: Y015

@@ -50,6 +50,16 @@ class AdminServiceStub:
                 request_serializer=shoal_dot_proto_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
                 response_deserializer=shoal_dot_proto_dot_v1_dot_admin__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/shoal.proto.v1.AdminService/Rebalance',
+                request_serializer=shoal_dot_proto_dot_v1_dot_admin__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_admin__pb2.RebalanceResponse.FromString,
+                _registered_method=True)
+        self.Inject = channel.unary_unary(
+                '/shoal.proto.v1.AdminService/Inject',
+                request_serializer=shoal_dot_proto_dot_v1_dot_admin__pb2.InjectRequest.SerializeToString,
+                response_deserializer=shoal_dot_proto_dot_v1_dot_admin__pb2.InjectResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -77,6 +87,20 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rebalance(self, request, context):
+        """Move experts so that the ranks share the load of late.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Inject(self, request, context):
+        """Break something on purpose; FAILED_PRECONDITION unless the cluster was started with `cluster.chaos`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +118,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=shoal_dot_proto_dot_v1_dot_admin__pb2.DrainRequest.FromString,
                     response_serializer=shoal_dot_proto_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_admin__pb2.RebalanceRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_admin__pb2.RebalanceResponse.SerializeToString,
+            ),
+            'Inject': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inject,
+                    request_deserializer=shoal_dot_proto_dot_v1_dot_admin__pb2.InjectRequest.FromString,
+                    response_serializer=shoal_dot_proto_dot_v1_dot_admin__pb2.InjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +212,60 @@ class AdminService:
             '/shoal.proto.v1.AdminService/Drain',
             shoal_dot_proto_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
             shoal_dot_proto_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.proto.v1.AdminService/Rebalance',
+            shoal_dot_proto_dot_v1_dot_admin__pb2.RebalanceRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_admin__pb2.RebalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.proto.v1.AdminService/Inject',
+            shoal_dot_proto_dot_v1_dot_admin__pb2.InjectRequest.SerializeToString,
+            shoal_dot_proto_dot_v1_dot_admin__pb2.InjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class AdminServiceStub:
     """Want another number of workers or groups from now on; returns at once, GetCluster tells how far it is."""
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
     """Send one worker away and put another in its place; what runs on it moves elsewhere."""
+    Rebalance: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RebalanceRequest, _admin_pb2.RebalanceResponse]
+    """Move experts so that the ranks share the load of late."""
+    Inject: _grpc.UnaryUnaryMultiCallable[_admin_pb2.InjectRequest, _admin_pb2.InjectResponse]
+    """Break something on purpose; FAILED_PRECONDITION unless the cluster was started with `cluster.chaos`."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -51,6 +55,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Want another number of workers or groups from now on; returns at once, GetCluster tells how far it is."""
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
     """Send one worker away and put another in its place; what runs on it moves elsewhere."""
+    Rebalance: _aio.UnaryUnaryMultiCallable[_admin_pb2.RebalanceRequest, _admin_pb2.RebalanceResponse]  # type: ignore[assignment]
+    """Move experts so that the ranks share the load of late."""
+    Inject: _aio.UnaryUnaryMultiCallable[_admin_pb2.InjectRequest, _admin_pb2.InjectResponse]  # type: ignore[assignment]
+    """Break something on purpose; FAILED_PRECONDITION unless the cluster was started with `cluster.chaos`."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The controller of one cluster."""
@@ -78,5 +86,21 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
         """Send one worker away and put another in its place; what runs on it moves elsewhere."""
+
+    @_abc_1.abstractmethod
+    def Rebalance(
+        self,
+        request: _admin_pb2.RebalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RebalanceResponse, _abc.Awaitable[_admin_pb2.RebalanceResponse]]:
+        """Move experts so that the ranks share the load of late."""
+
+    @_abc_1.abstractmethod
+    def Inject(
+        self,
+        request: _admin_pb2.InjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.InjectResponse, _abc.Awaitable[_admin_pb2.InjectResponse]]:
+        """Break something on purpose; FAILED_PRECONDITION unless the cluster was started with `cluster.chaos`."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

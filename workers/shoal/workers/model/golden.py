@@ -13,12 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shoal.workers.checkpoint import CheckpointError
+from shoal.workers.checkpoint import Checkpoint, CheckpointError
+
+log = structlog.get_logger()
 
 NAME = "golden.safetensors"
 
@@ -45,6 +48,15 @@ class Golden:
             "logits": self.logits.float().contiguous(), "lse": self.lse.float().contiguous(),
         }  # fmt: skip
         save_file(tensors, path, metadata={"fingerprint": fingerprint})
+
+
+def find(checkpoint: Checkpoint, named: str) -> Golden | None:
+    """The file `named`, or the one in the checkpoint directory if it is there. Raises CheckpointError."""
+    path = Path(named) if named else checkpoint.path / NAME
+    if not named and not path.exists():
+        log.warning("no golden logits: ranks are only compared with each other", expected=str(path))
+        return None
+    return load(path, checkpoint.fingerprint)
 
 
 def load(path: Path, fingerprint: str) -> Golden:
