@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +58,7 @@ def test_bounds_and_rests_are_kept(course: list[tuple[Measured, int]], groups: i
     seen = play(policy, groups, course)
     assert all(2 <= number <= 5 for number in seen)
     changes = [i for i in range(1, len(seen)) if seen[i] != seen[i - 1]]
-    assert all(b - a >= 10 for a, b in zip(changes, changes[1:], strict=False))
+    assert all(b - a >= 10 for a, b in pairwise(changes))
 
 
 @pytest.mark.parametrize("wrong", [{"least": 0}, {"least": 5}, {"slack": 1.0}, {"rest": -1.0}])

@@ -15,6 +15,7 @@ from shoal.cluster.placement import even_placement
 from shoal.proto.v1 import watch_pb2, watch_pb2_grpc, worker_pb2_grpc
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.errors import ExchangeError, StaleEpochError
+from shoal.workers.experts.faults import Fault
 from shoal.workers.experts.placement import Placement
 from tests.workers.clients import StreamClient, connected, submit_message
 from tests.workers.engines import make_engine, random_tokens, run, sequence
@@ -188,3 +189,21 @@ def test_watching_tells_of_a_change_at_once(tiny: Path) -> None:
         hired.workers["a"].kill()
         with pytest.raises(grpc.RpcError):
             next(words)
+
+
+def test_a_damaged_message_and_a_silent_rank_cost_an_epoch(tiny: Path, alone: dict[str, list[int]]) -> None:
+    """Faults put in on purpose: a flipped bit is refused by its seal, a rank that takes no part by the deadline; the
+    same members meet again and no token changes. Where faults are not allowed they are refused."""
+    with crew(tiny, *"ab", chaos=True, collective_timeout=1.0) as hired:
+        hired.form(*"ab")
+        running = Running(hired, "a", "r")
+        running.read(20)
+        for fault, seconds in ((Fault.CORRUPT, 0.0), (Fault.DROP, 1.5)):
+            hired.workers["b"].call("inject", fault, seconds, 0.0).result(10)
+            becomes(hired, "ab", {"BROKEN"})
+            hired.form(*"ab", together=False)
+            running.read(len(running.tokens) + 10)
+        hired.workers["b"].call("inject", Fault.DELAY, 1.0, 0.01).result(10)
+        assert alone["a"] == running.finish()
+    with crew(tiny, "a") as hired, pytest.raises(ExchangeError, match=r"worker\.chaos"):
+        hired.workers["a"].call("inject", Fault.CORRUPT, 0.0, 0.0).result(10)
