@@ -6,6 +6,7 @@ which takes ten minutes and more. A failure raises PeerError and is tried again 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -84,10 +85,19 @@ def _uv() -> list[str] | None:
     return [sys.executable, "-m", "uv"] if asked.returncode == 0 else None
 
 
+@functools.cache
+def _configured_folders() -> str:
+    """The folders of wheels that pip is configured with, separated by white space."""
+    if (pip := shutil.which("pip")) is None:
+        return ""
+    asked = subprocess.run([pip, "config", "get", "global.find-links"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
 def _call(command: list[str], log: Path) -> None:
     env = dict(os.environ)
-    if "PIP_FIND_LINKS" in env:  # uv does not read pip's settings, and separates folders by commas
-        env.setdefault("UV_FIND_LINKS", ",".join(env["PIP_FIND_LINKS"].split()))
+    if folders := env.get("PIP_FIND_LINKS") or _configured_folders():
+        env.setdefault("UV_FIND_LINKS", ",".join(folders.split()))  # uv reads no settings of pip; it wants commas
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as out:
         try:

@@ -32,7 +32,7 @@ def measure_experts(rows_each: int) -> tuple[float, float]:
     """(GB/s of packed weights, GFLOP/s) of `down` with `rows_each` rows for every expert."""
     blocks = torch.randint(0, 256, (EXPERTS, ROWS, WIDTH // 32, 16), dtype=torch.uint8)
     scales = torch.randint(119, 125, (EXPERTS, ROWS, WIDTH // 32), dtype=torch.uint8)
-    weights = ExpertWeights(blocks, scales, torch.zeros(EXPERTS, ROWS, dtype=torch.bfloat16))
+    weights = native.pack_experts(ExpertWeights(blocks, scales, torch.zeros(EXPERTS, ROWS, dtype=torch.bfloat16)))
     offsets = torch.arange(EXPERTS + 1, dtype=torch.int32) * rows_each
     x = torch.randn(EXPERTS * rows_each, WIDTH)
     seconds = best_seconds(lambda: native.down(x, offsets, weights))
@@ -41,9 +41,9 @@ def measure_experts(rows_each: int) -> tuple[float, float]:
 
 def measure_linear(rows: int) -> tuple[float, float]:
     """(GB/s of bf16 weights, GFLOP/s) of `linear` with `rows` rows."""
-    weight, x = torch.randn(16384, WIDTH).bfloat16(), torch.randn(rows, WIDTH)
+    weight, x = native.pack_linear(torch.randn(16384, WIDTH).bfloat16()), torch.randn(rows, WIDTH)
     seconds = best_seconds(lambda: native.linear(x, weight, None))
-    return weight.numel() * 2 / seconds / 1e9, 2 * rows * weight.numel() / seconds / 1e9
+    return weight.data.numel() * 2 / seconds / 1e9, 2 * rows * weight.data.numel() / seconds / 1e9
 
 
 def main() -> int:
