@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -25,7 +26,8 @@ async def outputs_of(pool: WorkerPool, made: Work) -> list[Accepted | Tokens]:
         return [output async for output in outputs]
 
 
-async def connected(pool: WorkerPool, *workers: ScriptedWorker) -> None:
-    """Make them members and wait."""
-    pool.set_members([Member(worker.address) for worker in workers])
-    await until(lambda: len(pool.eligible()) == len(workers))
+async def connected(pool: WorkerPool, *workers: ScriptedWorker, also: Sequence[str] = ()) -> None:
+    """Make them members, `also` those at the addresses, and wait."""
+    addresses = [*(worker.address for worker in workers), *also]
+    pool.set_members([Member(address) for address in addresses])
+    await until(lambda: len(pool.eligible()) == len(addresses))

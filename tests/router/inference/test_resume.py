@@ -11,7 +11,16 @@ import pytest
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.router.fleet.scripted_worker import STOPPED, Action, Refuse, Say, Script, doing, saying
+from shoal.router.fleet.scripted_worker import (
+    STOPPED,
+    Action,
+    Refuse,
+    Say,
+    Script,
+    ScriptedWorker,
+    doing,
+    saying,
+)
 from shoal.router.harmony.builtin import PYTHON
 from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import ToolCall, ToolOutput
@@ -175,6 +184,22 @@ async def _noting(stream: Any, seen: list[Any]) -> AsyncIterator[Any]:
     async for event in stream:
         seen.append(event)
         yield event
+
+
+async def test_other_bits_are_told_at_the_end(
+    start_cluster: StartCluster, start_router: StartRouter, tokenizer: Tokenizer, redis_url: str
+) -> None:
+    """Gone on with at a worker that computes other bits, `done` says so; also when it is told again."""
+    cluster = await start_cluster(remembering(tokenizer, "abcdef", most=3), redis_url=redis_url)
+    seen = await begun(cluster.front.inference.Generate(api.GenerateRequest(text="x", request_id="q")), 3)
+    async with ScriptedWorker(remembering(tokenizer, "abcdef"), numerics_id="others") as worker:
+        other = await start_router(workers=(worker.address,), redis_url=redis_url)
+        rest = await resumed(other, "q", seen)
+        again = await resumed(other, "q")
+
+    assert "".join(event.tokens.text for event in [*seen, *rest]) == "abcdef"
+    assert rest[-1].done.numerics_changed
+    assert plain(again) == plain([*seen, *rest])
 
 
 async def test_a_router_that_stops_leaves_its_streams_to_others(
