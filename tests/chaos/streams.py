@@ -79,13 +79,17 @@ class Figures:
     resumed: int = 0
     failed: list[str] = field(default_factory=list)
     different: list[int] = field(default_factory=list)
+    calm: list[float] = field(default_factory=list)
+    """The longest silence of each stream undisturbed, seconds: what the machine's load alone makes."""
     restarts: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def __str__(self) -> str:
+        undisturbed = "undisturbed: median {:.3f} s, p99 {:.3f} s, max {:.3f} s".format(*spread(self.calm))
         lines = [
             f"{self.streams} streams in {self.seconds:.0f} s, killed {dict(self.kills)}; resumed {self.resumed}, "
-            f"failed {len(self.failed)}, not as undisturbed {len(self.different)}"
+            f"failed {len(self.failed)}, not as undisturbed {len(self.different)}",
+            f"  longest silences {undisturbed}",
         ]
         for kind, pauses in self.pauses.items():
             median, p99, most = spread(pauses)
@@ -99,6 +103,7 @@ class Figures:
             Row("streams: not token by token as undisturbed", len(self.different), "requests", goal=0,
                 met=not self.different),
         ]  # fmt: skip
+        rows.append(Row("longest silence undisturbed, p99", round(spread(self.calm)[1], 4), "s"))
         restart = statistics.median(self.restarts) if self.restarts else None
         for kind, pauses in self.pauses.items():
             median, p99, most = spread(pauses)
@@ -136,6 +141,7 @@ async def run(model: Path, folder: Path, rounds: int, tokens: int, seed: int, st
             addresses = [router.address for router in routers]
             calm = await _hear(streams, tokens, addresses, chance)
             assert [] == [(one.number, one.failed) for one in calm if one.failed], "nothing was killed yet"
+            figures.calm = [pause for one in calm if (pause := one.pause_after(one.times[0])) is not None]
             for round_ in range(rounds):
                 kind, victim = _victim(round_, chance, workers, routers, store)
                 running = [Listener(number, tokens) for number in range(streams)]
