@@ -42,6 +42,8 @@ class Call:
     """Applied to what is kept of the answer; None: kept as it was said."""
     origin: str = ""
     """The request as another API than ours brought it; kept with the request."""
+    remembers: bool = False
+    """Whether answers that cannot differ may come from the cache, as agreed with the tenant."""
     idempotency_key: str = ""
     """As an API without a field for it brought it."""
     clock: Callable[[], float] = time.monotonic

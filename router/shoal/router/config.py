@@ -96,6 +96,10 @@ class RouterConfig:
     """Longest time a request may ask for."""
     max_session_bytes: int = 32 * 2**20
     """Most that the items of a session may take in Redis."""
+    cache_seconds: float = 3600.0
+    """How long an answer that cannot differ is given again to a tenant whose policy says `response_cache`."""
+    cache_bytes: int = 16 * 2**20
+    """Most that a tenant's answers may take in Redis; the oldest go first."""
     lease_seconds: float = 15.0
     """A running request, and the session's turn that it writes, may be taken over once its router was silent for so
     long."""
@@ -133,9 +137,17 @@ class RouterConfig:
             "session_ttl_seconds",
             "max_session_ttl_seconds",
             "max_session_bytes",
+            "cache_bytes",
         ):
             self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in ("lease_seconds", "registry_poll", "max_request_seconds", "accept_seconds", "tool_seconds"):
+        for key in (
+            "cache_seconds",
+            "lease_seconds",
+            "registry_poll",
+            "max_request_seconds",
+            "accept_seconds",
+            "tool_seconds",
+        ):
             self._require(key, getattr(self, key) > 0, "above 0")
         for key in (
             "tool_rounds",

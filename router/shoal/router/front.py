@@ -112,6 +112,7 @@ class Front:
                 allowed = self.protection.quotas.allowed(call.caller, call.work_id, key)
                 call = replace(call, allowance=await stack.enter_async_context(allowed))
             policy, safeguards = self.protection.policies.of(call.tenant), self.protection.safeguards
+            call = replace(call, remembers=policy.response_cache)
             if guarded := safeguards.active(policy):
                 recorded.asked = asked = await self._clean(asked, policy, call)
                 call = replace(call, redact=lambda text: safeguards.redacted(text, policy))

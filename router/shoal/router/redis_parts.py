@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 
+from shoal.router.cache.answers import AnswerLimits, Answers
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
 from shoal.router.http.responses.records import Records
@@ -32,12 +33,14 @@ class RedisParts:
         self.journal: Journal | None = None
         self.recorder: Recorder | None = None
         self.claims: Claims | None = None
+        self.answers: Answers | None = None
         if config.redis_url:
             try:
                 self.client = connect(config.redis_url)
             except RedisUrlError as error:
                 raise StartError(f"router.redis_url: {error}") from error
             self.sessions = timed(RedisSessions(self.client), metrics.store_time)
+            self.answers = Answers(self.client, AnswerLimits(config.cache_seconds, config.cache_bytes))
             self.records = Records(self.client, config.session_ttl_seconds)
             if config.journal_seconds > 0:
                 limits = JournalLimits(config.lease_seconds, config.journal_seconds)

@@ -31,6 +31,7 @@ from shoal.proto.v1.inference_pb2_grpc import (
 )
 from shoal.router import logs
 from shoal.router.admission import Admission
+from shoal.router.cache.remembering import Remembering
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
 from shoal.router.fleet.membership import Membership
@@ -110,8 +111,10 @@ class Router:
         self.admission = Admission(config.max_running, config.max_waiting, time.monotonic, config.limits.tenant_share)
         control = ControlTokens.of(tokenizer.control)
         toolbox = Toolbox(tools)
+        answers = self.redis.answers
+        backend = self.pool if answers is None else Remembering(self.pool, answers, self.pool.numerics_id)
         chat = Chat(
-            backend=self.pool,
+            backend=backend,
             tokenizer=tokenizer,
             control=control,
             openings=Openings(
@@ -136,7 +139,7 @@ class Router:
             keeper=self.redis.keeper,
         )
         keeper = self.redis.keeper
-        generator = Generator(self.pool, tokenizer, self.metrics, config.max_choices, config.model, keeper)
+        generator = Generator(backend, tokenizer, self.metrics, config.max_choices, config.model, keeper)
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
         self._protection = Protection.build(config, self.redis.client)
         self._watch = Watch(self.metrics, WaitingLine(time.monotonic), Tracing.of("shoal-router"))

@@ -89,7 +89,7 @@ async def test_a_stream_outlives_redis(start_cluster: StartCluster, tokenizer: T
 
 
 async def test_no_acknowledged_turn_is_lost_to_kills(tmp_path: Path) -> None:
-    """Our own Redis is killed five times while sixteen writers write: whatever `append` returned for is there, once."""
+    """Our own Redis is killed three times under sixteen writers: whatever `append` returned for is there, once."""
     said = ChatMessage("user", "x", rendered=Rendered((1, 2)))
     stored: dict[str, int] = {}
     over = asyncio.Event()
@@ -107,7 +107,7 @@ async def test_no_acknowledged_turn_is_lost_to_kills(tmp_path: Path) -> None:
                     await asyncio.sleep(0.01)
 
         writers = [asyncio.create_task(write(f"s{i}")) for i in range(16)]
-        for _ in range(5):
+        for _ in range(3):
             await asyncio.sleep(0.2)
             before = server.pid
             if before is not None:

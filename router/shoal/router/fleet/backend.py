@@ -27,7 +27,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One sequence to generate. Nothing in it names a tenant or holds text."""
+    """One sequence to generate. Nothing that a worker is told names a tenant or holds text."""
 
     request_id: str
     """Unique among everything that any router runs."""
@@ -44,6 +44,8 @@ class Work:
     """Grows with each try; a worker refuses one older than it has seen. The backend counts on from here."""
     start_offset: int = 0
     """Tokens already delivered by earlier attempts; they are the last, generated run of `prompt`."""
+    remember: str = ""
+    """Whose answers this one may be looked up among and kept with, a tenant; empty: nobody's."""
     cache_salt: bytes = b""
     traceparent: str = ""
     constraint: Constraint | None = None

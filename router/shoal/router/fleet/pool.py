@@ -95,6 +95,11 @@ class WorkerPool:
         context, vocabulary = min(f.max_context for f in facts), min(f.vocab_size for f in facts)
         return ModelFacts(context, vocabulary, facts[0].eos_token_ids)
 
+    def numerics_id(self) -> str:
+        """What all workers that serve compute with; empty when they differ, or none serves."""
+        found = {link.numerics_id for link in self.eligible()}
+        return found.pop() if len(found) == 1 else ""
+
     async def wait_ready(self) -> ModelFacts:
         """See `Backend`."""
         with contextlib.suppress(TimeoutError):

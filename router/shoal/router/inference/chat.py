@@ -24,7 +24,7 @@ from shoal.router.inference.merge import merged
 from shoal.router.inference.opening import Opening, Openings, drops_oldest
 from shoal.router.inference.record import chat_record
 from shoal.router.inference.replay import Replay
-from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
+from shoal.router.inference.resolve import check_model, is_repeatable, seed_of, worker_limits, worker_sampling
 from shoal.router.inference.turn import TurnReader
 from shoal.router.journal.keeper import Keeper, Kept
 from shoal.router.journal.reopened import Reopened
@@ -242,6 +242,7 @@ class Chat:
                 go_on_after=(self.control.call,) if rules.repeatable else (),
             ),  # stop texts are looked for in the answer alone, which only we can tell from reasoning
             deadline=call.deadline.unix,
+            remember=call.tenant if call.remembers and is_repeatable(request.sampling) else "",
             cache_salt=call.cache_salt,
             traceparent=call.traceparent,
             constraint=build_constraint(rules, self.control) if bound else None,

@@ -26,7 +26,7 @@ from shoal.router.inference.merge import merged
 from shoal.router.inference.numbering import Numbering
 from shoal.router.inference.record import generate_record
 from shoal.router.inference.replay import Replay
-from shoal.router.inference.resolve import check_model, seed_of, worker_limits, worker_sampling
+from shoal.router.inference.resolve import check_model, is_repeatable, seed_of, worker_limits, worker_sampling
 from shoal.router.inference.stop_text import StopText
 from shoal.router.journal.keeper import Keeper, Kept
 from shoal.router.journal.reopened import Reopened
@@ -130,6 +130,7 @@ class Generator:
                 sampling=sampling,
                 limits=limits,
                 deadline=call.deadline.unix,
+                remember=call.tenant if call.remembers and is_repeatable(request.sampling) else "",
                 cache_salt=call.cache_salt,
                 traceparent=call.traceparent,
                 constraint=None if plan.answer is None else build_text_constraint(plan.answer, facts.eos_token_ids),

@@ -39,6 +39,15 @@ def seed_of(sampling: api.Sampling) -> int:
     return sampling.seed if sampling.HasField("seed") else secrets.randbits(63)
 
 
+def is_repeatable(sampling: api.Sampling) -> bool:
+    """Whether the same request gives the same answer: greedy, or with a seed of the caller's own.
+
+    >>> is_repeatable(api.Sampling(seed=7)), is_repeatable(api.Sampling(temperature=0)), is_repeatable(api.Sampling())
+    (True, True, False)
+    """
+    return sampling.HasField("seed") or (sampling.HasField("temperature") and sampling.temperature == 0)
+
+
 def worker_sampling(
     sampling: api.Sampling, facts: ModelFacts, *, logprobs: bool = False, top_logprobs: int = 0
 ) -> pb.WorkerSampling:
