@@ -15,6 +15,7 @@ import pytest
 
 from shoal.cluster.cli import main
 from shoal.cluster.commands import stop
+from tests.router.byte_tokenizer import write_tokenizer
 
 Refused = Callable[..., tuple[int, str]]
 
@@ -160,3 +161,15 @@ def test_router_and_chat_run_without_torch_and_ray(tmp_path: Path, tiny_model: P
         errors = router.communicate()[1]
     events = [json.loads(line) for line in errors.splitlines()]
     assert events, "logs are structured: one JSON object per line when stderr is no terminal"
+
+
+def test_closed_off_loopback_unless_told(refused: Refused, tmp_path: Path) -> None:
+    """A router says which settings are missing, and `--insecure` is one way to go on: to the next thing missing."""
+    write_tokenizer(tmp_path)
+    arguments = ("router", "--model-dir", str(tmp_path), "--host", "0.0.0.0", "--port", "0")
+    code, line = refused(*arguments)
+    assert code == 1
+    assert "router.host: the router would listen on 0.0.0.0 without encryption (tls.certificate, tls.key)" in line
+    assert "access.required" in line
+    _, other = refused(*arguments, "--insecure", "--set", "access.required=true")
+    assert "there is nothing to know callers by" in other

@@ -32,6 +32,7 @@ app.add_typer(health, name="health")
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with the settings.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value.", metavar="KEY=VALUE")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow listening off loopback without TLS or credentials.")]
 StateDir = Annotated[str | None, typer.Option(help="Where the cluster keeps its data.", show_default=False)]
 Address = Annotated[str | None, typer.Option(help="The router, host:port; default: the one that runs here.")]
 
@@ -68,6 +69,7 @@ def serve(
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster; default: start one.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="An existing Redis; default: start one.")] = None,
     state_dir: StateDir = None,
+    insecure: Insecure = False,
     assignments: Set = None,
 ) -> None:
     """Start a cluster and serve until Ctrl-C; a second Ctrl-C stops at once."""
@@ -79,6 +81,7 @@ def serve(
             cluster__model=model, cluster__ep_size=ep_size, cluster__groups=groups, worker__device=device,
             router__host=host, router__http_host=host, router__port=port, router__http_port=http_port,
             cluster__ray_address=ray_address, cluster__redis_url=redis_url, cluster__state_dir=state_dir,
+            router__insecure=insecure or None,
         )
     )  # fmt: skip
 
@@ -93,6 +96,7 @@ def router(
         int | None, typer.Option(help="HTTP port, OpenAI's API; -1: none.", show_default="8000")
     ] = None,
     redis_url: Annotated[str | None, typer.Option(help="Sessions and registry.", show_default=False)] = None,
+    insecure: Insecure = False,
     assignments: Set = None,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -102,6 +106,7 @@ def router(
     flags = {
         "router__model_dir": model_dir, "router__host": host, "router__http_host": host, "router__port": port,
         "router__http_port": http_port, "router__redis_url": redis_url,
+        "router__insecure": insecure or None,
     }  # fmt: skip
     command.run(_settings(config, assignments, **flags), parent)
 
