@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
+from shoal.cluster import controller as controller_module
 from shoal.cluster.controller import Controller
 from shoal.cluster.fleet import FleetError, Found
 from shoal.cluster.group_state import GroupState, Mood, Policy, Word
@@ -278,6 +281,18 @@ async def test_a_registry_that_is_away_delays_the_announcement_only() -> None:
         assert bench.registry.entries == []
         bench.registry.away = False
         await bench.until(lambda: [entry.ready for entry in bench.registry.entries] == [True])
+
+
+async def test_a_registry_that_forgot_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that was restarted without its latest writes hears of the group although nothing changes."""
+    monkeypatch.setattr(controller_module, "ANNOUNCE_AGAIN", 0.1)
+    bench = Bench()
+    async with bench.running():
+        await bench.until_ready(["g0-0", "g0-1"])
+        await bench.until(lambda: bool(bench.registry.entries))
+        last = bench.registry.entries[-1]
+        bench.registry.entries.clear()
+        await bench.until(lambda: last in bench.registry.entries)
 
 
 async def test_a_stop_tells_routers_first() -> None:

@@ -58,6 +58,9 @@ TICK = 0.5
 LOOK = 0.1
 """Seconds between two looks at who is silent."""
 
+ANNOUNCE_AGAIN = 5.0
+"""Seconds after which the registry is written anew although nothing changed."""
+
 
 class Watch(Protocol):
     """Listens to one worker."""
@@ -94,6 +97,8 @@ class Controller:
         self._heartbeats = Heartbeats(heartbeat_timeout)
         self._events: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
         self._unwritten: dict[str, GroupEntry | None] = {}
+        self._announced: dict[str, GroupEntry] = {}
+        self._announced_at = clock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._meetings: dict[str, list[Meeting]] = {}
         self._busy: dict[str, bool] = {}
@@ -183,15 +188,17 @@ class Controller:
         for action in actions:
             await self._perform(group, before, action)
         if isinstance(event, Tick):
+            self._announce_again()
             await self._write_registry()
         if state.phase is Phase.STOPPED:
+            self._announced.pop(group, None)
             self._unwritten[group] = None
             await self._write_registry()
 
     async def _perform(self, group: str, before: GroupState, action: do.Action) -> None:
         match action:
             case do.Publish(entry):
-                self._unwritten[group] = entry
+                self._unwritten[group] = self._announced[group] = entry
                 await self._write_registry()
             case do.Hire(name):
                 self._spawn(f"{group}: hire {name}", self._hire(group, name))
@@ -211,6 +218,13 @@ class Controller:
                 self._reminded[group] = min(at, self._reminded.get(group, at))
             case do.Release(grace):
                 self._spawn(f"{group}: release", self._release(group, before, grace))
+
+    def _announce_again(self) -> None:
+        """Now and then everything is written once more: a Redis that was restarted may have lost the latest of it, and
+        routers would never hear of workers that nobody announces."""
+        if (now := self._clock()) - self._announced_at >= ANNOUNCE_AGAIN:
+            self._announced_at = now
+            self._unwritten = {**self._announced, **self._unwritten}
 
     async def _write_registry(self) -> None:
         for group, entry in list(self._unwritten.items()):

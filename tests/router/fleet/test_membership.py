@@ -99,3 +99,25 @@ async def test_an_unreadable_record_hides_nobody_else(redis_url: str) -> None:
     await until(lambda: heard.members[-1] == [Member("h:1")])
     watching.cancel()
     await reading.aclose()
+
+
+async def test_a_registry_that_lost_everything_is_not_believed_at_once(redis_url: str) -> None:
+    """Members stay while the controller may still announce them again; later an empty registry means nobody."""
+    heard, client = Heard(), connect(redis_url)
+    now = 0.0
+    membership = Membership(heard, lambda: now)
+    write(redis_url, group("g", "h:1"))
+    watching = asyncio.create_task(membership.watch(client, 0.01))
+    try:
+        await until(lambda: heard.members[-1] == [Member("h:1")])
+        await client.flushall()
+        await asyncio.sleep(0.1)
+        assert heard.members[-1] == [Member("h:1")]
+        now = 15.0
+        await until(lambda: heard.members[-1] == [])
+        write(redis_url, group("g", "h:2"))
+        await until(lambda: heard.members[-1] == [Member("h:2")])
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await client.aclose()

@@ -1,6 +1,7 @@
 """Who the workers are: those named in the configuration and those in the registry, which is read again and again.
 
 While Redis is away the last known members stay: a router never forgets its workers because it lost sight of a list.
+A Redis that came back without its data is empty for a moment, until the controller announces everything again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from shoal.router.fleet.pool import Member
 from shoal.router.store.script import Client
 from shoal.wire import registry
 from shoal.wire.registry import GroupEntry
+
+FORGET_SECONDS = 15.0
+"""How long a registry without any group may be a mistake."""
 
 _log = structlog.get_logger(__name__)
 
@@ -68,7 +72,7 @@ class Membership:
         """`tell` is called at once with the fixed members and again whenever they change."""
         self._tell, self._clock = tell, clock
         self._fixed, self._wanted_groups = fixed, wanted_groups
-        self._read_at = clock()
+        self._read_at = self._found_at = clock()
         self._known: list[Member] | None = None
         self._update([])
 
@@ -82,8 +86,11 @@ class Membership:
         away = False
         while True:
             try:
-                self._update(await read_groups(client))
+                groups = await read_groups(client)
                 self._read_at = self._clock()
+                self._found_at = self._read_at if groups else self._found_at
+                if groups or self._read_at - self._found_at >= FORGET_SECONDS:
+                    self._update(groups)
                 if away:
                     _log.info("registry_back")
                 away = False
