@@ -41,6 +41,8 @@ def build_input(work: Seq[Work], block_size: int, device: torch.device) -> Model
     sequences = [w.sequence for w in work]
     cu, lens = (_moved(np.array(x, dtype=np.int32), device) for x in (cu_q, context))
     places = np.array(positions, dtype=np.int64)
+    entries, rows = places // block_size, np.repeat(np.arange(len(work)), [w.tokens for w in work])
+    offsets = places - entries * block_size
 
     def place(tables: list[list[int]]) -> KvPlace:
         """Numpy, because as many torch operations on arrays this small take half as long again."""
@@ -48,18 +50,18 @@ def build_input(work: Seq[Work], block_size: int, device: torch.device) -> Model
         for row, blocks in zip(table, tables, strict=True):
             row[: len(blocks)] = blocks
         np.maximum(table, 0, out=table)  # dropped blocks are out of every window
-        rows = np.repeat(np.arange(len(tables)), np.diff(cu_q))
-        slots = table[rows, places // block_size].astype(np.int64) * block_size + places % block_size
+        slots = table[rows, entries].astype(np.int64) * block_size + offsets
         return KvPlace(_moved(slots, device), AttentionBatch(cu, lens, _moved(table, device)))
 
     return ModelInput(
-        ids=torch.tensor(ids, dtype=torch.int64, device=device),
+        ids=_moved(np.array(ids, dtype=np.int64), device),
         positions=_moved(places, device),
         full=place([s.tables.full for s in sequences]),
         sliding=place([s.tables.sliding for s in sequences]),
-        logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
+        logit_rows=_moved(np.array(logit_rows, dtype=np.int64), device),
     )
 
 
 def _moved(array: NDArray[np.int32] | NDArray[np.int64], device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device)
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.to(device)
