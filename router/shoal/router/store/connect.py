@@ -29,6 +29,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
 
+from shoal.router.store.following import FollowingConnection
 from shoal.router.store.script import Client
 
 SCHEMES = (
@@ -127,6 +128,8 @@ def connect(url: str, timeout: float = 2.0) -> Client:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             url, max_connections=_CONNECTIONS, timeout=timeout, retry=retry, **timeouts
         )
+        if pool.connection_class is redis.asyncio.SSLConnection:
+            pool.connection_class = FollowingConnection
         return redis.asyncio.Redis.from_pool(pool)
     if several.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in several.nodes]
