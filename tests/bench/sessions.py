@@ -20,15 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+from redis.exceptions import NoScriptError
 
 from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub
 from shoal.router.fleet.scripted_worker import ScriptedWorker, saying
 from shoal.router.harmony.message import ChatMessage, Rendered
-from shoal.router.sessions.redis_store import RedisSessions
-from shoal.router.sessions.store import Turn
+from shoal.router.sessions import scripts
+from shoal.router.sessions.items import encode
+from shoal.router.sessions.redis_store import RedisSessions, index_key, session_key
+from shoal.router.sessions.store import StoredItem, Turn
 from shoal.router.store.connect import connect
+from shoal.router.store.script import Argument, Client
 from shoal.router.tokenizer import Tokenizer
 from tests.bench.record import Row, write
 from tests.chaos.killable import KillableRouter
@@ -56,8 +60,8 @@ async def store_rows(url: str, counts: Sequence[int]) -> list[Row]:
     first: dict[str, list[float]] = {}
     for count in counts:
         while made < count:
-            batch = range(made, min(made + 200, count))
-            await asyncio.gather(*(_make(store, i) for i in batch))
+            batch = range(made, min(made + 500, count))
+            await _make(client, batch)
             made = batch.stop
         measured: dict[str, list[float]] = {"reserve and load": [], "append": [], "load": []}
         samples = min(count, SAMPLES)
@@ -87,9 +91,20 @@ async def store_rows(url: str, counts: Sequence[int]) -> list[Row]:
     return rows
 
 
-async def _make(store: RedisSessions, i: int) -> None:
-    for number in range(2):
-        await store.append("bench", f"s{i}", turn(number))
+async def _make(client: Client, numbers: range) -> None:
+    """Sessions of two turns, in one round trip."""
+    pipeline: Any = client.pipeline(transaction=False)
+    items = [encode(StoredItem(message, t, f"writer-{t}")) for t in range(2) for message in turn(t).items]
+    for i in numbers:
+        key = session_key("bench", f"s{i}")
+        arguments: list[Argument] = [2, 3600, "2026-11-20", "writer-1", "", *items]
+        scripts.CREATE.queue(pipeline, [key, f"{key}:items", f"{key}:lease"], arguments)
+        pipeline.zadd(index_key("bench"), {f"s{i}": i})
+    answers = await pipeline.execute(raise_on_error=False)
+    if any(isinstance(answer, NoScriptError) for answer in answers):
+        untyped: Any = client
+        await untyped.script_load(scripts.CREATE.text)
+        await _make(client, numbers)
 
 
 async def _seconds(work: Any) -> float:
