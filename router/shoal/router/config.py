@@ -96,6 +96,8 @@ class RouterConfig:
     """Longest time a request may ask for."""
     max_session_bytes: int = 32 * 2**20
     """Most that the items of a session may take in Redis."""
+    share_prefixes: bool = False
+    """Tell the index in Redis which worker has just computed which prompt, for routers that choose workers by it."""
     cache_seconds: float = 3600.0
     """How long an answer that cannot differ is given again to a tenant whose policy says `response_cache`."""
     cache_bytes: int = 16 * 2**20

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 
 from shoal.router.cache.answers import AnswerLimits, Answers
+from shoal.router.cache.indexing import Indexing
+from shoal.router.cache.prefixes import Prefixes
+from shoal.router.cache.remembering import Remembering
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
+from shoal.router.fleet.backend import Backend
+from shoal.router.fleet.pool import WorkerPool
 from shoal.router.http.responses.records import Records
 from shoal.router.journal.claims import Claims
 from shoal.router.journal.journal import Journal
@@ -34,12 +39,14 @@ class RedisParts:
         self.recorder: Recorder | None = None
         self.claims: Claims | None = None
         self.answers: Answers | None = None
+        self.prefixes: Prefixes | None = None
         if config.redis_url:
             try:
                 self.client = connect(config.redis_url)
             except RedisUrlError as error:
                 raise StartError(f"router.redis_url: {error}") from error
             self.sessions = timed(RedisSessions(self.client), metrics.store_time)
+            self.prefixes = Prefixes(self.client) if config.share_prefixes else None
             self.answers = Answers(self.client, AnswerLimits(config.cache_seconds, config.cache_bytes))
             self.records = Records(self.client, config.session_ttl_seconds)
             if config.journal_seconds > 0:
@@ -55,6 +62,11 @@ class RedisParts:
                 await require_ready(self.client, seconds)
             except RedisNotReadyError as error:
                 raise StartError(f"the Redis of router.redis_url cannot be used: {error}") from error
+
+    def around(self, pool: WorkerPool) -> Backend:
+        """The workers, behind what is remembered of their work."""
+        backend: Backend = pool if self.prefixes is None else Indexing(pool, self.prefixes)
+        return backend if self.answers is None else Remembering(backend, self.answers, pool.numerics_id)
 
     def start(self, keep_running: Callable[[str, Coroutine[None, None, None]], None]) -> None:
         """Begin what runs in the background."""

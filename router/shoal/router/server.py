@@ -31,7 +31,6 @@ from shoal.proto.v1.inference_pb2_grpc import (
 )
 from shoal.router import logs
 from shoal.router.admission import Admission
-from shoal.router.cache.remembering import Remembering
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
 from shoal.router.fleet.membership import Membership
@@ -111,8 +110,7 @@ class Router:
         self.admission = Admission(config.max_running, config.max_waiting, time.monotonic, config.limits.tenant_share)
         control = ControlTokens.of(tokenizer.control)
         toolbox = Toolbox(tools)
-        answers = self.redis.answers
-        backend = self.pool if answers is None else Remembering(self.pool, answers, self.pool.numerics_id)
+        backend = self.redis.around(self.pool)
         chat = Chat(
             backend=backend,
             tokenizer=tokenizer,
