@@ -44,6 +44,9 @@ proto: $(READY) ## Generate Python from the .proto files
 lock: $(READY) ## Resolve pyproject.toml into requirements/*.lock again
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python requirements/lock.py $(ARGS)
 
+bench-balance: $(READY) ## Compare the placement of experts with DeepSeek's EPLB: EPLB=path/of/eplb.py
+	@$(BIN)/python -m tests.bench.balance --eplb "$(EPLB)"
+
 bench: bench-one-token bench-engine bench-harmony bench-sessions ## Run every benchmark; records go to tests/bench/results/
 
 bench-one-token: $(READY) ## Compare the thin path with transformers, the exchange with gloo, the router with a bare stream
@@ -59,6 +62,7 @@ soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts of 3
 chaos: $(READY) ## The long chaos runs: workers, routers and Redis are killed under load (adds to the record `chaos`)
 	@$(BIN)/python -m tests.chaos.sessions --kills 40
 	@$(BIN)/python -m tests.chaos.streams --rounds 50
+	@$(BIN)/python -m tests.chaos.workers --kills 50 --epochs 1000
 
 bench-sessions: $(READY) ## Cost of sessions in Redis, and what sessions, journal, auth and quota add to a router's latency
 	@$(BIN)/python -m tests.bench.sessions $(ARGS)
@@ -76,4 +80,4 @@ clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine bench-harmony soak chaos bench-sessions gpu chart clean
+.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine bench-harmony bench-balance soak chaos bench-sessions gpu chart clean

@@ -1,6 +1,6 @@
 """What is done to workers, controller and Redis under load, and the figures of it.
 
-python -m tests.chaos.workers --kills 50 --epochs 1000      the long form; writes the record `chaos`
+python -m tests.chaos.workers --kills 50 --epochs 1000      the long form; adds to the record `chaos`
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil
 
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.cluster.embedded_redis import EmbeddedRedis
-from tests.bench.record import Row, write
+from tests.bench.record import Row, add
 from tests.chaos.town import Heard, Town, town
 
 
@@ -233,10 +233,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis") as redis:
         model = make_checkpoint(Path(folder) / "tiny", "tiny", seed=1)
         rows = asyncio.run(long_form(model, redis, options.kills, options.epochs, options.seed))
-    load = os.getloadavg()[0]
-    write(
-        "chaos", rows, [f"Workers are processes without Ray, on 2 cores shared with others (load average {load:.0f})."]
-    )
+    add("chaos", rows)
 
 
 if __name__ == "__main__":
