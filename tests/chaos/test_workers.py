@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 from tests.chaos.town import town
-from tests.chaos.workers import Storm, kill_some, many_epochs, scale_through, stop_one, under_load
+from tests.chaos.workers import Storm, kill_some, many_epochs, rebalanced, scale_through, stop_one, under_load
 
 STREAMS, TOKENS = 12, 64
 
@@ -45,6 +45,17 @@ async def test_a_stopped_worker_is_served_around(tiny_model: Path, redis_url: st
             print(f"noticed after {noticed:.2f} s")
 
         (await under_load(t, STREAMS, TOKENS, stop)).check()
+
+
+async def test_a_skewed_load_is_spread(tiny_model: Path, redis_url: str) -> None:
+    """Experts move by what they had to do: the fullest rank comes nearer to the mean, the answers stay the same."""
+    async with town(tiny_model, redis_url, ep_size=4) as t:
+        calm = await t.hear_all(range(4), TOKENS)
+        before, after, moves = await rebalanced(t)
+        print(f"fullest rank over the mean: {before:.2f} before, {after:.2f} after {moves} moves")
+        assert after < before
+        storm = Storm(calm, await t.hear_all(range(4), TOKENS))
+        storm.check()
 
 
 async def test_many_epochs_leave_nothing_behind(tiny_model: Path, redis_url: str) -> None:
