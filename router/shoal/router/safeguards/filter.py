@@ -23,7 +23,8 @@ class Rules:
     def whole(self, text: str, where: str) -> str:
         """The text without what may not be in it. Raises ContentError for what is denied; `where`: told then."""
         stream = Filter(self, where)
-        return stream.push(text) + stream.finish()
+        stream.hold(text)
+        return stream.finish()
 
 
 class Filter:
@@ -41,12 +42,18 @@ class Filter:
         self._text += piece
         return self._give(max(self._done, begun(self._text, self._rules.detectors)))
 
+    def hold(self, piece: str) -> None:
+        """Give nothing out yet."""
+        self._text += piece
+
     def finish(self) -> str:
         """The rest."""
         return self._give(len(self._text))
 
     def _give(self, end: int) -> str:
         out, at, until = [], self._done, end
+        if at == end:
+            return ""
         for match in find(self._text, self._rules.detectors, self._done):
             if match.kind == "denied":
                 raise ContentError(f"{self._where} has words that are not allowed here")
