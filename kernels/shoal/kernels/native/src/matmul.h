@@ -85,7 +85,7 @@ struct Mxfp4 {
     SHOAL_MEMBER V scale(int group) const { return load_scales(scales + group * kLanes); }
     SHOAL_MEMBER void next() { codes += groups * 256, scales += groups * kLanes; }
     SHOAL_MEMBER void prefetch(int group, int quarter) const {
-      __builtin_prefetch(codes + (group * 4 + quarter) * 64 + 4096);
+      __builtin_prefetch(codes + (group * 4 + quarter) * 64 + 2048);
       if (group == 0 && quarter == 0) __builtin_prefetch(scales + 512);
     }
   };
