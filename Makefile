@@ -74,7 +74,7 @@ bench-harmony: $(READY) ## Compare rendering and parsing with openai-harmony, an
 	@$(BIN)/python -m tests.bench.harmony $(ARGS)
 
 chart: $(READY) ## Check the Helm chart and the images' steps: both Helms, every schema, policies, alert rules, 500 random sets of values
-	@SHOAL_TOOLS=required SHOAL_CHART_SETS=500 $(BIN)/python -m pytest tests/chart tests/deploy $(ARGS)
+	@SHOAL_TOOLS=required SHOAL_CHART_SETS=500 $(BIN)/python -m pytest tests/chart tests/deploy tests/e2e/test_chart_walk.py $(ARGS)
 
 clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

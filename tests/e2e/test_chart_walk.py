@@ -21,6 +21,11 @@ ROOT = Path(__file__).parents[2]
 NETWORK = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
 
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("SHOAL_TOOLS") != "required", reason="a minute of starting processes: `make chart`"
+)
+
+
 @pytest.fixture(scope="module")
 def seen(tiny_model: Path) -> Iterator[dict[str, Any]]:
     """What the walk saw, in a network of its own: the chart's ports may be taken on this machine."""

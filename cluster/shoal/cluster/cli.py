@@ -262,6 +262,35 @@ def scale(
 
 
 @app.command()
+def top(
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 2.0,
+    rounds: Annotated[int | None, typer.Option(help="End after so many looks.", min=1, show_default=False)] = None,
+    address: Address = None,
+    metrics: Annotated[str | None, typer.Option(help="The router's metrics, host:port, for tenants.")] = None,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Watch groups, ranks, experts and tenants live; Ctrl-C ends it."""
+    from shoal.cluster.commands import top as command
+
+    command.watch(_settings(config, None, cluster__state_dir=state_dir), address, metrics, every, rounds)
+
+
+@app.command()
+def doctor(
+    hashes: Annotated[bool, typer.Option("--hashes", help="Compare every byte of the checkpoint.")] = False,
+    model: Annotated[str | None, typer.Option(help="Checkpoint directory.", show_default=False)] = None,
+    config: Config = None,
+) -> None:
+    """Look this machine over: driver, GPU, Ray, Redis, ports, checkpoint, clock; say what to do."""
+    from rich.console import Console
+
+    from shoal.cluster.commands import doctor as command
+
+    command.run(_settings(config, None, cluster__model=model), hashes, Console())
+
+
+@app.command()
 def stop(
     now: Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")] = False,
     config: Config = None,

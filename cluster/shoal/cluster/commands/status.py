@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from shoal.cluster.client import INFERENCE, SESSIONS, health, worker_status
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import UnhealthyError
 from shoal.cluster.own_access import OwnAccess
+from shoal.proto.v1 import worker_pb2
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, group_key
 
 _TIMEOUT = 3.0  # seconds for each question
@@ -90,10 +92,19 @@ def _group(entry: GroupEntry, access: OwnAccess | None) -> dict[str, Any]:
                 "steps": state.steps,
                 "prompt_tokens": state.prompt_tokens,
                 "generated_tokens": state.generated_tokens,
+                "expert_tokens": _expert_tokens(state),
             }
         workers.append(described)
     ready = entry.ready and all(worker["ready"] for worker in workers)
     return {"group": entry.group, "epoch": entry.epoch, "ready": ready, "workers": workers}
+
+
+def _expert_tokens(state: worker_pb2.GetStatusResponse) -> dict[str, int]:
+    """Tokens that each expert of a rank computed, over all layers."""
+    tokens: Counter[str] = Counter()
+    for load in state.expert_loads:
+        tokens[str(load.expert)] += load.tokens
+    return dict(tokens)
 
 
 def _print(report: dict[str, Any], console: Console) -> None:

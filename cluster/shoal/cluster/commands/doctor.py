@@ -1,0 +1,195 @@
+"""`shoal doctor`: look a machine, and the cluster that is meant to run on it, over, and say what to do.
+
+A check never raises: it finds something well, doubtful or wrong, and for the last two says what helps.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from shoal.cluster.config import Settings
+from shoal.cluster.errors import ClusterError, UnhealthyError
+
+WELL, DOUBTFUL, WRONG = "ok", "warning", "error"
+_MARK = {WELL: "[green]ok[/]     ", DOUBTFUL: "[yellow]warning[/]", WRONG: "[red]error[/]  "}
+_SHARED = "/dev/shm"  # noqa: S108  # nothing is written there
+_CLOCK_SECONDS = 1.0  # a difference to Redis' clock from which leases and tokens suffer
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    state: str
+    """WELL, DOUBTFUL or WRONG."""
+    words: str
+    advice: str = ""
+
+
+def run(settings: Settings, hashes: bool, console: Console) -> None:
+    """Print every finding. Raises UnhealthyError when something is wrong."""
+    wrong = 0
+    for finding in findings(settings, hashes):
+        console.print(f"{_MARK[finding.state]} {finding.check}: {finding.words}", highlight=False)
+        if finding.advice:
+            console.print(f"         {finding.advice}", style="dim", highlight=False)
+        wrong += finding.state == WRONG
+    if wrong:
+        raise UnhealthyError(f"{wrong} thing(s) are wrong: see above")
+
+
+def findings(settings: Settings, hashes: bool) -> Iterator[Finding]:
+    """All checks; with `hashes` every byte of the checkpoint is compared with its manifest."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        python,
+        gpu,
+        memory_for_exchange,
+        compiler,
+        ray_version,
+        lambda: redis(settings.cluster().redis_url),
+        lambda: ports(settings),
+        lambda: checkpoint(settings.cluster().model, hashes),
+    )
+    for check in checks:
+        try:
+            yield check()
+        except ClusterError as error:
+            yield Finding("settings", WRONG, str(error))
+
+
+def python() -> Finding:
+    """The interpreter's version."""
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] <= (3, 12):
+        return Finding("python", WELL, version)
+    return Finding("python", WRONG, version, "use Python 3.11 or 3.12")
+
+
+def gpu() -> Finding:
+    """The driver, and what it shows."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        if Path("/dev/nvidiactl").exists():
+            return Finding("gpu", DOUBTFUL, "there is a GPU but no nvidia-smi", "install the driver's utilities")
+        return Finding("gpu", WELL, "none: workers compute on the CPU")
+    query = [tool, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if done.returncode:
+        told = (done.stdout + done.stderr).strip().splitlines()
+        return Finding("gpu", WRONG, told[-1] if told else "nvidia-smi fails", "the driver does not answer: reload it")
+    cards = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    old = [card for card in cards if float(card.rpartition(",")[2]) < 8.0]
+    if old:
+        return Finding("gpu", DOUBTFUL, "; ".join(cards), "compute capability below 8.0: no bfloat16 there")
+    return Finding("gpu", WELL, "; ".join(cards))
+
+
+def memory_for_exchange() -> Finding:
+    """Ray and NCCL keep buffers there."""
+    free = shutil.disk_usage(_SHARED).free / 2**30
+    if free < 0.5:
+        return Finding(_SHARED, WRONG, f"{free:.1f} GiB free", "mount it larger (docker: --shm-size=4g)")
+    return Finding(_SHARED, WELL, f"{free:.1f} GiB free")
+
+
+def compiler() -> Finding:
+    """g++ builds the CPU kernels, gcc the launchers of the GPU's."""
+    if shutil.which("g++") or shutil.which("c++"):
+        return Finding("compiler", WELL, "g++ is there")
+    return Finding("compiler", DOUBTFUL, "no g++", "install g++: without it the CPU path is many times slower")
+
+
+def ray_version() -> Finding:
+    """Whether workers can be placed from here."""
+    try:
+        return Finding("ray", WELL, importlib.metadata.version("ray"))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("ray", DOUBTFUL, "not installed", "only a router runs here; pip install 'shoal[worker]'")
+
+
+def redis(url: str) -> Finding:
+    """Whether it answers, is new enough, keeps what it is told, and has our time."""
+    if not url:
+        return Finding("redis", WELL, "none is set: `shoal serve` starts its own")
+    import redis as library
+
+    client = library.Redis.from_url(url, socket_timeout=3.0, socket_connect_timeout=3.0)
+    try:
+        info, began = client.info(), time.time()
+        seconds, micros = client.time()
+        apart = abs(seconds + micros / 1e6 - (began + time.time()) / 2)
+    except (library.RedisError, OSError) as error:
+        return Finding(
+            "redis", WRONG, f"does not answer: {type(error).__name__}", "check cluster.redis_url, and that it runs"
+        )
+    finally:
+        client.close()
+    version = str(info.get("redis_version", "0"))
+    if int(version.partition(".")[0]) < 7:
+        return Finding("redis", WRONG, version, "version 7.0 or newer is needed")
+    if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
+        return Finding("redis", WRONG, f"evicts by {info['maxmemory_policy']}", "set maxmemory-policy to noeviction")
+    if apart > _CLOCK_SECONDS:
+        return Finding("redis", WRONG, f"its clock is {apart:.1f} s off ours", "run NTP on both machines")
+    if not info.get("aof_enabled"):
+        return Finding("redis", DOUBTFUL, f"{version}, without append-only file", "sessions are lost when it restarts")
+    return Finding("redis", WELL, f"{version}, clocks {apart * 1000:.0f} ms apart")
+
+
+def ports(settings: Settings) -> Finding:
+    """Whether a router could listen where it shall."""
+    router = settings.router(model_dir="unused")
+    taken = []
+    wanted = {"port": (router.host, router.port), "http_port": (router.http_host, router.http_port),
+              "metrics_port": (router.metrics_host, router.metrics_port)}  # fmt: skip
+    for key, (host, port) in wanted.items():
+        if port > 0:
+            with socket.socket() as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    trial.bind((host, port))
+                except OSError:
+                    taken.append(f"router.{key} {port}")
+    if taken:
+        return Finding("ports", DOUBTFUL, f"taken: {', '.join(taken)}", "a router runs here already, or choose others")
+    return Finding("ports", WELL, "free")
+
+
+def checkpoint(model: str, hashes: bool) -> Finding:
+    """Whether it can be read; with `hashes` whether every byte is what was published."""
+    if not model:
+        return Finding("checkpoint", DOUBTFUL, "none is named", "set cluster.model or pass --model DIR")
+    if not os.path.isdir(model):
+        return Finding(
+            "checkpoint", WRONG, f"{model} is not a directory", "set cluster.model to the published directory"
+        )
+    from shoal.workers.checkpoint import CheckpointError, open_checkpoint
+
+    try:
+        with open_checkpoint(model) as opened:
+            shape = f"{opened.config.num_layers} layers, {opened.config.num_experts} experts"
+    except CheckpointError as error:
+        return Finding("checkpoint", WRONG, str(error), "fetch it again")
+    if not hashes:
+        return Finding("checkpoint", WELL, f"{shape}; --hashes compares every byte")
+    done = subprocess.run(
+        [sys.executable, "-m", "shoal.cluster.cli", "checkpoint", "verify", model],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+    if done.returncode:
+        return Finding("checkpoint", WRONG, "".join(last), "fetch what differs again")
+    return Finding("checkpoint", WELL, f"{shape}; {''.join(last)}")

@@ -1,0 +1,98 @@
+"""`shoal doctor`: each check on what is well and on what is not."""
+
+from __future__ import annotations
+
+import socket
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from shoal.cluster.checkpoint.make import make_checkpoint
+from shoal.cluster.commands import doctor
+from shoal.cluster.commands.doctor import DOUBTFUL, WELL, WRONG
+from shoal.cluster.config import load
+from shoal.cluster.embedded_redis import EmbeddedRedis
+from shoal.cluster.errors import UnhealthyError
+
+
+def program(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program first on PATH."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "words"),
+    [
+        ('echo "NVIDIA H200, 570.1, 143771 MiB, 9.0"', WELL, "H200"),
+        ('echo "Tesla V100, 470.2, 16160 MiB, 7.0"', DOUBTFUL, "V100"),
+        ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", WRONG, "mismatch"),
+    ],
+)
+def test_the_driver_is_asked_for_its_cards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str
+) -> None:
+    """A card that is too old and a driver that does not answer are told apart from a good one."""
+    program(tmp_path, "nvidia-smi", script, monkeypatch)
+    found = doctor.gpu()
+    assert state == found.state
+    assert words in found.words
+
+
+def test_redis_is_asked_for_what_sessions_need(redis_server: EmbeddedRedis) -> None:
+    """It answers, keeps an append-only file, evicts nothing, and has our time; another one does not answer."""
+    assert WELL == doctor.redis(redis_server.url).state
+    assert WELL == doctor.redis("").state
+    away = doctor.redis("redis://:hunter2@127.0.0.1:1/0")
+    assert (WRONG, True) == (away.state, bool(away.advice))
+    assert "hunter2" not in away.words
+
+
+def test_a_redis_that_evicts_is_wrong(redis_server: EmbeddedRedis) -> None:
+    """Sessions would vanish one by one."""
+    import redis
+
+    client = redis.Redis.from_url(redis_server.url)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert (WRONG, "allkeys-lru") == (doctor.redis(redis_server.url).state,
+                                          doctor.redis(redis_server.url).words.split()[-1])  # fmt: skip
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.close()
+
+
+def test_ports_that_are_taken_are_named() -> None:
+    """By their settings."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = load(environment={}, assignments=[f"router.port={port}", "router.metrics_port=-1"])
+        found = doctor.ports(settings)
+    assert DOUBTFUL == found.state
+    assert f"router.port {port}" in found.words
+
+
+def test_a_checkpoint_is_read_and_with_hashes_compared(tmp_path: Path) -> None:
+    """A directory that is none, one that was not named and one that is damaged are told apart."""
+    model = make_checkpoint(tmp_path / "tiny", "tiny")
+    assert WELL == doctor.checkpoint(str(model), hashes=False).state
+    assert WELL == doctor.checkpoint(str(model), hashes=True).state
+    assert WRONG == doctor.checkpoint(str(tmp_path / "nowhere"), hashes=False).state
+    assert DOUBTFUL == doctor.checkpoint("", hashes=False).state
+    (model / "config.json").write_text("{}")
+    assert WRONG == doctor.checkpoint(str(model), hashes=False).state
+
+
+def test_what_is_wrong_makes_the_command_fail(tmp_path: Path) -> None:
+    """After all of it was told, each with what helps."""
+    settings = load(environment={}, assignments=["cluster.redis_url=redis://127.0.0.1:1/0"])
+    out = StringIO()
+    with pytest.raises(UnhealthyError):
+        doctor.run(settings, False, Console(file=out, width=200))
+    for check in ("python", "gpu", "/dev/shm", "compiler", "ray", "redis", "ports", "checkpoint"):
+        assert f" {check}: " in out.getvalue()
+    assert "check cluster.redis_url" in out.getvalue()
