@@ -59,6 +59,11 @@ def test_every_metric_that_is_asked_for_is_in_the_scrape_of_the_cluster(seen: di
     assert "shoal_router_output_tokens_total 0.0" not in seen["scrape"]
 
 
+def test_the_controller_follows_the_desired_size(seen: dict[str, Any]) -> None:
+    """What `helm upgrade` writes scales the running cluster, and it answers on."""
+    assert 0 == seen["chat_after_scaling"]
+
+
 def test_the_hooks_of_the_end_work(seen: dict[str, Any]) -> None:
     """preStop drains the idle ranks at once; SIGTERM ends the router well."""
     assert (0, 0) == (seen["drain"], seen["router_exit"])

@@ -243,6 +243,16 @@ def walk(root: Path, checkpoint: Path) -> dict[str, Any]:
         seen["helm_test"] = done.returncode
         seen["scrape"] = scrape(9464, 21000, 21001)
 
+        # What `helm upgrade --set expertParallel.size=1` changes in the file that the controller watches.
+        (root / "etc/desired/desired.toml").write_text("ep_size = 1\ngroups = 1\n")
+        seen["scale_seconds"] = until("one rank is left", lambda: not holds(place, worker, "readinessProbe"))
+        worker["readinessProbe"]["exec"]["command"][-1] = "1"
+        until("it serves", lambda: holds(place, worker, "readinessProbe"))
+        done = subprocess.run(place.command(chat), env=place.environment(chat), capture_output=True, text=True,
+                              timeout=PATIENCE, check=False)  # fmt: skip
+        say(done.stdout + done.stderr)
+        seen["chat_after_scaling"] = done.returncode
+
         leave = [place.here(word) for word in worker["lifecycle"]["preStop"]["exec"]["command"]]
         done = subprocess.run(leave, env=place.environment(worker), capture_output=True, text=True, timeout=60,
                               check=False)  # fmt: skip

@@ -91,17 +91,23 @@ class AdminServer(admin_pb2_grpc.AdminServiceServicer):
             request.ep_size if request.HasField("ep_size") else self._desired.ep_size,
             request.groups if request.HasField("groups") else self._desired.groups,
         )
-        experts = [h.facts.num_experts for s in self._controller.groups.values() for h in s.workers if h.facts]
-        if problem := refusal(wanted, min(experts, default=MOST_EP_SIZE)):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         try:
-            await self._registry.desire(wanted)
+            if problem := await self.want(wanted):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         except RegistryAwayError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"not done, it could not be remembered: {error}")
+        return pb.ScaleResponse(ep_size=wanted.ep_size, groups=wanted.groups)
+
+    async def want(self, wanted: Desired) -> str:
+        """Remember a size, then begin; what is wrong with it, empty when it was taken. Raises RegistryAwayError."""
+        experts = [h.facts.num_experts for s in self._controller.groups.values() for h in s.workers if h.facts]
+        if problem := refusal(wanted, min(experts, default=MOST_EP_SIZE)):
+            return problem
+        await self._registry.desire(wanted)
         self._desired = wanted
         log.info("scale", ep_size=wanted.ep_size, groups=wanted.groups)
         await self._controller.scale(wanted.ep_size, wanted.groups, self._policy, self._grace)
-        return pb.ScaleResponse(ep_size=wanted.ep_size, groups=wanted.groups)
+        return ""
 
     async def Drain(  # noqa: N802  # as above
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext[Any, Any]

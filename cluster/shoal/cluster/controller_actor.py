@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -25,6 +26,7 @@ from shoal.cluster import logs
 from shoal.cluster.admin import AdminServer
 from shoal.cluster.balancer import Balancer
 from shoal.cluster.controller import Controller
+from shoal.cluster.desired_file import follow, said_by
 from shoal.cluster.group_state import GroupState, Policy
 from shoal.cluster.ray_fleet import RayFleet
 from shoal.cluster.registry_writer import RedisRegistry, RegistryAwayError
@@ -63,6 +65,8 @@ class Declared:
     expert_copies: int = 0
     rebalance_period: float = 0.0
     chaos: bool = False
+    desired_file: str = ""
+    """A file on this node that is watched for other sizes; empty: none."""
 
 
 class ControllerActor:
@@ -139,6 +143,10 @@ class ControllerActor:
             self._controller, registry, balancer, saboteur, d.policy, desired, d.stop_grace, d.worker.tls
         )
         await self._admin.start(host)
+        if d.desired_file:
+            # After a restart the file counts as acted on: a later `shoal scale` must not be undone.
+            seen = said_by(Path(d.desired_file), d.desired) if again else d.desired
+            self._following = asyncio.create_task(follow(Path(d.desired_file), seen, self._admin.want))
         log.info("controller began", again=again, ep_size=desired.ep_size, groups=desired.groups)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster.commands.controller import run, wanted
+from shoal.cluster.commands.controller import run
 from shoal.cluster.config import load
+from shoal.cluster.desired_file import wanted
 from shoal.cluster.errors import ConfigError
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from shoal.cluster import launch, logs, ray_session
 from shoal.cluster.config import ClusterConfig, Settings
+from shoal.cluster.desired_file import wanted
 from shoal.cluster.errors import ConfigError, StartError
 from shoal.workers.config import WorkerConfig
 
@@ -38,7 +37,7 @@ def run(settings: Settings, desired: Path | None) -> None:
     give_up = time.monotonic() + config.start_timeout
     while True:
         try:
-            _start(config, worker, max(1.0, give_up - time.monotonic()))
+            _start(config, worker, desired, max(1.0, give_up - time.monotonic()))
             return
         except StartError as error:
             if time.monotonic() + _RETRY > give_up:
@@ -47,19 +46,7 @@ def run(settings: Settings, desired: Path | None) -> None:
             time.sleep(_RETRY)
 
 
-def wanted(path: Path) -> dict[str, Any]:
-    """What a file of the desired state says: `ep_size` and `groups`, TOML. Raises ConfigError."""
-    try:
-        document: dict[str, Any] = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    for key, value in document.items():
-        if key not in ("ep_size", "groups") or type(value) is not int:
-            raise ConfigError(f"{path}: {key} must be one of ep_size and groups, an integer, not {value!r}")
-    return document
-
-
-def _start(config: ClusterConfig, worker: WorkerConfig, timeout: float) -> None:
+def _start(config: ClusterConfig, worker: WorkerConfig, desired: Path | None, timeout: float) -> None:
     from shoal.cluster.controller_handle import ControllerHandle
 
     session = ray_session.connect(config.ray_address or "auto", config.namespace, Path(config.state_dir))
@@ -68,6 +55,8 @@ def _start(config: ClusterConfig, worker: WorkerConfig, timeout: float) -> None:
             log.info("a controller runs here already", namespace=config.namespace)
             return
         declared = launch.declare(config, worker, session, config.redis_url, timeout)
+        if desired is not None:
+            declared = dataclasses.replace(declared, desired_file=str(desired.absolute()))
         ControllerHandle(declared, session.node_id).begin(timeout)
         log.info("the controller runs", pid=os.getpid(), ep_size=config.ep_size, groups=config.groups)
     finally:
