@@ -39,7 +39,7 @@ from tests.chaos.killable import KillableRouter
 from tests.router.access.showing import make_key, write_keys
 from tests.router.byte_tokenizer import ids_of, write_tokenizer
 
-SAMPLES = 1000
+SAMPLES = 300
 ROUNDS = 300
 WARM = 20
 WORDS = "<|channel|>final<|message|>{}<|return|>".format("x" * 29)  # 32 tokens with the control tokens
