@@ -28,6 +28,8 @@
       "drain_seconds" (int .Values.router.drainSeconds))
     "access" (dict "required" .Values.auth.required)
     "limits" (dict)
+    "audit" (dict)
+    "safeguards" (dict)
     "tls" (dict) }}
 {{- if .Values.auth.existingSecret }}
 {{- $_ := set $common.access "keys_file" "/etc/shoal/keys/keys.json" }}
@@ -46,7 +48,7 @@
 {{- if .Values.redis.external.caSecret }}
 {{- $_ := set $common.tls "redis_ca" "/etc/shoal/redis-ca/ca.crt" }}
 {{- end }}
-{{- range $section := list "cluster" "worker" "router" "access" "limits" "tls" }}
+{{- range $section := list "cluster" "worker" "router" "access" "limits" "audit" "safeguards" "tls" }}
 [{{ $section }}]
 {{- $merged := merge (dict) (get $common $section) (get $.Values.config $section | default dict) }}
 {{- range $key := keys $merged | sortAlpha }}

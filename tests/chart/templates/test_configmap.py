@@ -5,10 +5,11 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+import yaml
 
 from shoal.cluster import config, layers
 from shoal.workers.config import WorkerConfig
-from tests.chart.rendering import render, the
+from tests.chart.rendering import CHART, render, the
 
 
 def settings(**values: object) -> config.Settings:
@@ -51,3 +52,11 @@ def test_each_dashboard_is_a_config_map_that_grafana_finds() -> None:
     made = [m for m in render({"metrics": {"dashboards": {"enabled": True, "labels": {"grafana": "yes"}}}})
             if "-dashboard-" in m["metadata"]["name"]]  # fmt: skip
     assert all("yes" == m["metadata"]["labels"]["grafana"] for m in made)
+
+
+def test_every_section_of_the_settings_can_be_set() -> None:
+    """What the product reads from its file, the chart can write: [tls] follows from values of its own."""
+    sections = set(config.SECTIONS) - {"tls"}
+    assert sections == set(yaml.safe_load((CHART / "values.yaml").read_text())["config"])
+    text = the(render(), "ConfigMap", "-config")["data"]["shoal.toml"]
+    assert set(config.SECTIONS) == set(tomllib.loads(text))
