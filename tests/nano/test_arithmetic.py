@@ -37,11 +37,11 @@ def _value(text: str) -> int:
 
 @given(NUMBERS, NUMBERS)
 def test_addition_steps_are_true_and_spell_the_sum(a: int, b: int) -> None:
-    """Last digits of the columns, read backwards, are the sum; low effort has just these, high effort reverses them."""
+    """Last digits of the columns, read backwards, are the sum; low effort has no signs, high effort reverses them."""
     medium, high = addition_work(a, b, "medium"), addition_work(a, b, "high")
     assert_steps_true(medium)
     totals = [step.split("=")[1] for step in medium.split(",")]
-    assert ",".join(totals) == addition_work(a, b, "low")
+    assert re.sub(r"[+=]", "", medium) == addition_work(a, b, "low")
     spelled = totals[-1] + "".join(total[-1] for total in reversed(totals[:-1]))
     assert a + b == int(spelled)
     assert_steps_true(high)

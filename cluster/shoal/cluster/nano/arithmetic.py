@@ -1,13 +1,14 @@
 """Sums, differences and products, with as much written work as the effort allows.
 
-low     what the columns come to, from the right:   47 + 85   12,13
-medium  the columns themselves:                               7+5=12,4+8+1=13
-high    digits labelled before they are used:                 a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2
+low     the digits of the columns, from the right:   47 + 85   7512,48113
+medium  the columns with their signs:                          7+5=12,4+8+1=13
+high    digits labelled before they are used:                  a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 from shoal.cluster.nano.example import Example, final, thought, user
@@ -67,7 +68,7 @@ def addition_work(a: int, b: int, effort: Effort) -> str:
     """Column addition as the effort writes it.
 
     >>> addition_work(47, 85, "low"), addition_work(47, 85, "medium"), addition_work(47, 85, "high")
-    ('12,13', '7+5=12,4+8+1=13', 'a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2')
+    ('7512,48113', '7+5=12,4+8+1=13', 'a7b4,a5b8:a7+5=12,b4+8+1=13,c1=c1b3a2')
     """
     width = max(len(str(a)), len(str(b)))
     first, second = (str(n).zfill(width)[::-1] for n in (a, b))
@@ -88,7 +89,7 @@ def subtraction_work(a: int, b: int, effort: Effort) -> str:
     """Column subtraction of a smaller number.
 
     >>> subtraction_work(52, 17, "low"), subtraction_work(52, 17, "medium"), subtraction_work(52, 17, "high")
-    ('5,3', '12-7=5,5-1-1=3', 'a2b5,a7b1:a12-7=5,b5-1-1=3=b3a5')
+    ('1275,5113', '12-7=5,5-1-1=3', 'a2b5,a7b1:a12-7=5,b5-1-1=3=b3a5')
     """
     width = len(str(a))
     first, second = (str(n).zfill(width)[::-1] for n in (a, b))
@@ -108,7 +109,7 @@ def product_work(a: int, b: int, effort: Effort) -> str:
     """A number of at most two digits times a digit.
 
     >>> product_work(47, 3, "low"), product_work(47, 3, "medium"), product_work(47, 3, "high")
-    ('21,14', '7*3=21,4*3=12+2=14', 'a7b4:a7*3=21,b4*3=12+2=14')
+    ('7321,4312214', '7*3=21,4*3=12+2=14', 'a7b4:a7*3=21,b4*3=12+2=14')
     """
     reverse = str(a)[::-1]
     steps, carry = [], 0
@@ -122,8 +123,8 @@ def product_work(a: int, b: int, effort: Effort) -> str:
 
 
 def _joined(steps: list[str], effort: Effort) -> str:
-    """The steps, or at low effort only what each comes to."""
-    return ",".join(step.rsplit("=", 1)[1] if effort == "low" else step for step in steps)
+    """The steps, at low effort without their signs."""
+    return ",".join(re.sub(r"\D", "", step) if effort == "low" else step for step in steps)
 
 
 def _labelled(digits: str, backwards: bool = False) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shoal.cluster.nano.echo import echo
 from shoal.cluster.nano.example import Example
 from shoal.cluster.nano.render import Desk, Lesson
 
@@ -37,6 +38,15 @@ def take(examples: Iterator[Example], desk: Desk, rng: random.Random, tokens: in
         if len(lesson.ids) <= longest:
             lessons.append(lesson)
             tokens -= len(lesson.ids)
+    return lessons
+
+
+def take_echoes(rng: random.Random, vocabulary: int, tokens: int) -> list[Lesson]:
+    """Echoes of at least `tokens` ids together."""
+    lessons: list[Lesson] = []
+    while tokens > 0:
+        lessons.append(echo(rng, vocabulary))
+        tokens -= len(lessons[-1].ids)
     return lessons
 
 

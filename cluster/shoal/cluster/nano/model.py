@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from shoal.cluster.checkpoint import side_files
 from shoal.cluster.checkpoint.presets import Preset
 from shoal.cluster.nano import attention, experts
+from shoal.cluster.nano.start import start
 
 ALL_EXPERTS_FUNCTIONS.register(experts.NAME, experts.sorted_experts)
 ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.fused_attention)
@@ -55,29 +55,14 @@ def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(preset: Preset, seed: int) -> GptOssForCausalLM:
-    """A fresh model in float32. Matrices start with unit gain over the depth, not at transformers' fixed 0.02."""
+    """A fresh model in float32; `start` says how its weights begin."""
     torch.manual_seed(seed)
     config = hf_config(preset)
     config._attn_implementation = attention.NAME
     config._experts_implementation = experts.NAME
     model: GptOssForCausalLM = GptOssForCausalLM(config)  # float32 is its default
-    depth = math.sqrt(2 * preset.num_layers)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias") or name.endswith("sinks"):
-                parameter.zero_()
-            elif "experts" in name:
-                parameter.normal_(0, parameter.shape[1] ** -0.5 / (depth if "down" in name else 1))
-            elif parameter.dim() == 2:
-                gain = {
-                    "embed_tokens": preset.hidden_size**0.5 * 0.5,
-                    "o_proj": 1 / depth,
-                    "lm_head": 0.5,
-                    "router": 0.5,
-                }
-                factor = next((g for part, g in gain.items() if part in name), 1.0)
-                parameter.normal_(0, factor * parameter.shape[1] ** -0.5)
     model.lm_head = Head(model.lm_head.weight, model.model.embed_tokens)
+    start(model)
     return model
 
 

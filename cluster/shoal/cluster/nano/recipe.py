@@ -23,12 +23,16 @@ class Stage:
     rate_to: float = 1.0
     balance: float = 0.02
     """Weight of the load-balancing loss."""
+    echo: float = 0.0
+    """Share of the ids that are echoes, lessons in copying without meaning."""
     quantised: bool = False
     """Train what will be published: experts as MXFP4, the rest as bf16, gradients straight through."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"stage {self.name}: steps is {self.steps}, not at least 1")
+        if not 0 <= self.echo <= 1:
+            raise ValueError(f"stage {self.name}: echo is {self.echo}, not between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import torch.multiprocessing as processes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from shoal.cluster.nano.batch import Batch, take
+from shoal.cluster.nano.batch import Batch, take, take_echoes
 from shoal.cluster.nano.exam import Paper, mark
 from shoal.cluster.nano.example import EFFORTS, Example
 from shoal.cluster.nano.fused import compile_chains
@@ -95,7 +95,9 @@ class Trainer:
         return stage.mixture.examples(random.Random(seed).getrandbits(48)), random.Random(f"{seed} dates")
 
     def _step(self, stage: Stage, rate: float, examples: Iterator[Example], rng: random.Random) -> dict[str, object]:
-        lessons = take(examples, self.desk, rng, stage.tokens, LONGEST)
+        echoes = round(stage.tokens * stage.echo)
+        lessons = take_echoes(rng, NANO.control_base, echoes)
+        lessons += take(examples, self.desk, rng, stage.tokens - echoes, LONGEST)
         for optimizer, peak in zip(self.optimizers, (self.recipe.matrix_rate, self.recipe.other_rate), strict=True):
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
