@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-PRESET ?= tiny
+PRESET ?= nano
 MODEL  ?=
 ARGS   ?=
 
@@ -20,7 +20,7 @@ $(READY): requirements/install.sh $(wildcard requirements/*.lock) pyproject.toml
 
 setup: $(READY) ## Make .venv and install everything into it (the other targets do it by themselves)
 
-demo: $(READY) ## Make a small checkpoint, start a whole cluster, chat with it, stop it (PRESET=tiny|small)
+demo: $(READY) ## Start a whole cluster with a small trained model, ask it things, stop it (PRESET=nano|tiny|small)
 	@$(BIN)/shoal demo --preset $(PRESET) $(ARGS)
 
 serve: $(READY) ## Serve a checkpoint directory until Ctrl-C: make serve MODEL=dir

@@ -57,7 +57,10 @@ def _options(
 @app.command()
 def serve(
     config: Config = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint directory.", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint directory, or nano: the small one that comes along.", show_default=False),
+    ] = None,
     ep_size: Annotated[int | None, typer.Option(help="Workers that share the experts.", show_default="1")] = None,
     groups: Annotated[int | None, typer.Option(help="Copies of the model.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
@@ -74,7 +77,10 @@ def serve(
 ) -> None:
     """Start a cluster and serve until Ctrl-C; a second Ctrl-C stops at once."""
     from shoal.cluster.commands import serve as command
+    from shoal.cluster.nano.shape import nano_directory
 
+    if model == "nano" and not Path(model).exists():
+        model = str(nano_directory())
     command.run(
         _settings(
             config, assignments,
@@ -198,7 +204,7 @@ def chat(
     once: Annotated[str | None, typer.Option(help="Say this, print the answer and end.", show_default=False)] = None,
     session: Annotated[str | None, typer.Option(help="Continue this session; default: a new one.")] = None,
     effort: Annotated[Literal["low", "medium", "high"], typer.Option(help="How long to think.")] = "medium",
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer of random weights, in tokens.", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0.0, max=2.0)] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the answers reproducible.", min=0)] = None,
     timeout: Annotated[float, typer.Option(help="Longest wait for one answer, in seconds.", min=1.0)] = 600.0,
@@ -304,11 +310,13 @@ def stop(
 
 @app.command()
 def demo(
-    preset: Annotated[str, typer.Option(help="Shape of the checkpoint: tiny or small.")] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="nano, which was trained and knows some things, or random weights: tiny, small.")
+    ] = "nano",
     ep_size: Annotated[int, typer.Option(help="Workers that share the experts.", min=1)] = 2,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 48,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer of random weights, in tokens.", min=1)] = 48,
 ) -> None:
-    """Make a small checkpoint, start a whole cluster, chat twice, show what ran where, stop it."""
+    """Start a whole cluster with a small model, ask it things, show what ran where, stop it."""
     from shoal.cluster import demo as command
 
     command.run(preset, ep_size, max_tokens)

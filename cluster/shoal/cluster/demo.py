@@ -16,18 +16,18 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shoal.cluster import logs
+from shoal.cluster import logs, showcase
 from shoal.cluster.client import RouterClient, worker_status
 from shoal.cluster.config import load
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
 from shoal.cluster.launch import LocalCluster, conduct
+from shoal.cluster.nano.shape import NANO, nano_directory
 from shoal.cluster.runfile import RunFile
 from shoal.cluster.terminal import Turn, show
 from shoal.proto.v1 import inference_pb2 as pb
 from shoal.proto.v1 import worker_pb2
 
 QUESTIONS = ("Who are you?", "What did I just ask you?")
-TIMEOUT = 120.0  # seconds for one answer
 
 
 def run(preset: str, ep_size: int, max_tokens: int) -> None:
@@ -35,7 +35,8 @@ def run(preset: str, ep_size: int, max_tokens: int) -> None:
     console = Console()
     logs.configure("warning", "auto")
     base = cache_dir()
-    model = checkpoint(base / f"checkpoint-{preset}", preset, console)
+    trained = preset == NANO.name
+    model = nano_directory() if trained else checkpoint(base / f"checkpoint-{preset}", preset, console)
     settings = load(
         environment={},
         flags={
@@ -57,13 +58,25 @@ def run(preset: str, ep_size: int, max_tokens: int) -> None:
             console.print(
                 f"[green]✓[/] serving on gRPC {running.router} and http://{running.http}/v1 after {seconds:.1f} s"
             )
-            converse(running, max_tokens, console)
+            if trained:
+                answer(running, console)
+            else:
+                converse(running, max_tokens, console)
             experts(cluster.status()["groups"][0]["workers"], console)
 
         signalled = conduct(cluster, demonstrate, stopping=lambda _: say("stopping"))
     if signalled is not None:
         sys.exit(128 + signalled)
     console.print("[green]✓[/] everything is stopped")
+
+
+def answer(running: RunFile, console: Console) -> None:
+    """Sums, recall, a tool call and JSON after a schema. Raises UnhealthyError for a wrong answer."""
+    client = RouterClient(running.router)
+    try:
+        showcase.play(client, console, report)
+    finally:
+        client.close()
 
 
 def converse(running: RunFile, max_tokens: int, console: Console) -> None:
@@ -80,7 +93,7 @@ def converse(running: RunFile, max_tokens: int, console: Console) -> None:
                 sampling=pb.Sampling(seed=7),
                 limits=pb.Limits(max_tokens=max_tokens),
             )
-            turn = show(client.chat(request, TIMEOUT), console, warnings=False)
+            turn = show(client.chat(request, showcase.TIMEOUT), console, warnings=False)
             report(turn, console)
             stored = client.session(session_id)
             console.print(

@@ -33,6 +33,8 @@ class Turn:
     done: pb.Done | None = None
     warnings: list[str] = field(default_factory=list)
     """Codes of what was odd and was repaired."""
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    """Functions that were called, with the text of their arguments."""
     first_token: float | None = None
     seconds: float = 0.0
 
@@ -64,7 +66,12 @@ def show(events: Iterable[pb.ChatResponse], console: Console, warnings: bool = T
                     turn.answer += event.text.text
                     _write(console, event.text.text)
                 case "tool_call":
-                    _write(console, event.tool_call.name + event.tool_call.arguments, style="cyan")
+                    piece = event.tool_call
+                    if piece.name:
+                        turn.calls.append((piece.name, ""))
+                    name, arguments = turn.calls[-1]
+                    turn.calls[-1] = (name, arguments + piece.arguments)
+                    _write(console, piece.name + piece.arguments, style="cyan")
                 case "warning":
                     turn.warnings.append(event.warning.code)
                     if warnings:

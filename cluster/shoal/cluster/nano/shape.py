@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from shoal.cluster.checkpoint.presets import Preset
+from shoal.cluster.errors import ConfigError
 from shoal.workers.model.config import RopeConfig
 
 NANO = Preset(
@@ -19,3 +22,13 @@ NANO = Preset(
     rope=RopeConfig(factor=8.0, original_context=512),
 )
 """3.5 M parameters, 1.3 M active. The context ends at 4096 because nothing longer than 512 was ever practised."""
+
+
+def nano_directory() -> Path:
+    """The trained checkpoint that comes with the sources. Raises ConfigError where only the package is installed."""
+    directory = Path(__file__).resolve().parents[4] / "deploy" / "models" / "nano"
+    if not (directory / "config.json").exists():
+        raise ConfigError(
+            f"shoal-nano is not here ({directory}): it comes with the sources and images, not the package"
+        )
+    return directory
