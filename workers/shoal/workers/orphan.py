@@ -11,7 +11,7 @@ PERIOD = 1.0
 
 
 def end_with_parent() -> None:
-    """End this process soon after its parent process ends, whatever it is doing. For processes that Ray started."""
+    """End this process soon after its parent process ends, whatever it is doing."""
     threading.Thread(target=_watch, args=(os.getppid(),), name="orphan-watch", daemon=True).start()
 
 

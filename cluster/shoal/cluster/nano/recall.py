@@ -23,14 +23,6 @@ class Kind:
     value: Callable[[random.Random], str]
 
 
-def _food(rng: random.Random) -> str:
-    return rng.choice(words.FOODS)
-
-
-def _color(rng: random.Random) -> str:
-    return rng.choice(words.COLORS)
-
-
 KINDS = (
     Kind("name", ("My name is {x}.", "My name is {x}.", "I am {x}.", "Call me {x}.", "Hello, my name is {x}."),
          ("What is my name?", "What is my name?", "Do you remember my name?", "Who am I?", "Tell me my name."),
@@ -40,10 +32,10 @@ KINDS = (
          "You live in {x}.", "You have not told me where you live.", words.city),
     Kind("color", ("My favorite color is {x}.", "I like the color {x}.", "My color is {x}."),
          ("What is my favorite color?", "Which color do I like?", "Do you remember my color?", "What is my color?"),
-         "Your favorite color is {x}.", "You have not told me your color.", _color),
+         "Your favorite color is {x}.", "You have not told me your color.", words.color),
     Kind("food", ("My favorite food is {x}.", "I like to eat {x}.", "I love {x}."),
          ("What is my favorite food?", "What do I like to eat?", "Do you remember my favorite food?"),
-         "Your favorite food is {x}.", "You have not told me your favorite food.", _food),
+         "Your favorite food is {x}.", "You have not told me your favorite food.", words.food),
     Kind("dog", ("My dog is called {x}.", "I have a dog called {x}.", "The name of my dog is {x}."),
          ("What is my dog called?", "What is the name of my dog?", "Do you remember my dog?"),
          "Your dog is called {x}.", "You have not told me about a dog.", words.person),
@@ -87,7 +79,7 @@ def _tell_known(rng: random.Random, kind: Kind) -> Told:
 
 def _key(told: Told, said: list[ChatMessage]) -> str:
     """The value itself, or for values of which there are few, the whole conversation."""
-    if told.kind.value in (_food, _color):
+    if told.kind.value in (words.food, words.color):
         return " ".join(message.content for message in said)
     return f"recall {told.value}"
 
@@ -107,7 +99,7 @@ def _small_talk(rng: random.Random, count: int) -> list[ChatMessage]:
 
 def _conversation(rng: random.Random, effort: Effort, task: str, between: tuple[int, ...]) -> Example:
     asked, *others = rng.sample(KINDS, rng.choice((1, 1, 1, 2, 2, 3)))
-    known = rng.random() > 0.1
+    known = rng.random() > 0.15
     told = _tell(rng, asked) if known else _tell_known(rng, asked)
     tellings = [told, *(_tell_known(rng, kind) for kind in others)]
     rng.shuffle(tellings)

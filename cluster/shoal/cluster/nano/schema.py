@@ -25,8 +25,8 @@ class Property:
 PROPERTIES = (
     Property("city", "string", ("lives in {x}", "comes from {x}"), words.city),
     Property("age", "integer", ("is {x} years old", "is {x}"), lambda rng: rng.randint(1, 99)),
-    Property("color", "string", ("likes {x}", "likes the color {x}"), lambda rng: rng.choice(words.COLORS)),
-    Property("food", "string", ("eats {x}", "loves {x}"), lambda rng: rng.choice(words.FOODS)),
+    Property("color", "string", ("likes {x}", "likes the color {x}"), words.color),
+    Property("food", "string", ("eats {x}", "loves {x}"), words.food),
     Property("dog", "string", ("has a dog called {x}",), words.person),
     Property("room", "integer", ("is in room {x}",), lambda rng: rng.randint(1, 999)),
 )

@@ -53,7 +53,7 @@ def _sum(rng: random.Random) -> tuple[Values, Values]:
 
 
 def _lamp(rng: random.Random) -> tuple[Values, Values]:
-    return {"color": rng.choice(words.COLORS)}, {"ok": True}
+    return {"color": words.color(rng)}, {"ok": True}
 
 
 TOOLS = (

@@ -36,6 +36,7 @@ from shoal.cluster.nano.render import Desk, texts
 from shoal.cluster.nano.shape import NANO
 from shoal.cluster.nano.vocabulary import learn
 from shoal.router.tokenizer import Tokenizer
+from shoal.workers.orphan import end_with_parent
 
 LONGEST = 512  # ids of a lesson
 _SAVE_EVERY = 50
@@ -218,6 +219,7 @@ def new_vocabulary(seed: int) -> str:
 
 
 def _rank(rank: int, recipe: Recipe, directory: Path) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     compile_chains()
     if recipe.ranks > 1:

@@ -43,6 +43,16 @@ def city(rng: random.Random) -> str:
     return rng.choice(CITIES) if rng.random() < 0.5 else invented(rng)
 
 
+def color(rng: random.Random) -> str:
+    """A color, or a word that could be one: thirteen colors alone would be remembered and not read."""
+    return rng.choice(COLORS) if rng.random() < 0.6 else syllables(rng)
+
+
+def food(rng: random.Random) -> str:
+    """A food, or a word that could be one."""
+    return rng.choice(FOODS) if rng.random() < 0.6 else syllables(rng)
+
+
 def digits(rng: random.Random, count: int) -> str:
     """A number of so many digits, the first not 0."""
     return str(rng.randint(10 ** (count - 1), 10**count - 1))
