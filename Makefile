@@ -47,7 +47,7 @@ lock: $(READY) ## Resolve pyproject.toml into requirements/*.lock again
 bench-balance: $(READY) ## Compare the placement of experts with DeepSeek's EPLB: EPLB=path/of/eplb.py
 	@$(BIN)/python -m tests.bench.balance --eplb "$(EPLB)"
 
-bench: bench-one-token bench-engine bench-harmony bench-sessions ## Run every benchmark; records go to tests/bench/results/
+bench: bench-one-token bench-engine bench-harmony bench-sessions bench-nano ## Run every benchmark; records go to tests/bench/results/
 
 bench-one-token: $(READY) ## Compare the thin path with transformers, the exchange with gloo, the router with a bare stream
 	@$(BIN)/python -m tests.bench.one_token $(ARGS)
@@ -76,8 +76,11 @@ bench-harmony: $(READY) ## Compare rendering and parsing with openai-harmony, an
 chart: $(READY) ## Check the Helm chart and the images' steps: both Helms, every schema, policies, alert rules, 500 random sets of values
 	@SHOAL_TOOLS=required SHOAL_CHART_SETS=500 $(BIN)/python -m pytest tests/chart tests/deploy tests/e2e/test_chart_walk.py $(ARGS)
 
+bench-nano: $(READY) ## Ask the small trained model at three expert-parallel sizes and on transformers, and count right answers
+	@$(BIN)/python -m tests.bench.nano $(ARGS)
+
 clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock bench bench-one-token bench-engine bench-harmony bench-balance soak chaos bench-sessions gpu chart clean
+.PHONY: help setup demo serve test check proto lock bench bench-nano bench-one-token bench-engine bench-harmony bench-balance soak chaos bench-sessions gpu chart clean

@@ -48,8 +48,9 @@ def test_the_engine_says_what_transformers_says(twin: Twin) -> None:
     assert expected == run(engine, *requests)
 
 
-def test_it_adds(twin: Twin) -> None:
-    """Held-out sums of two digits, worked at high effort."""
-    examples = [e for e in questions(4, seed=4, tasks=["add 2 digits"]) if e.effort == "high"]
+def test_it_knows_what_it_was_taught(twin: Twin) -> None:
+    """Held-out sums of two digits and facts told before, at every effort: nearly all right."""
+    examples = questions(3, seed=4, tasks=["add 2 digits", "recall"])
     answers = twin.ask_all(examples, DATE)
-    assert all(is_right(example, answer) for example, answer in zip(examples, answers, strict=True))
+    right = sum(is_right(example, answer) for example, answer in zip(examples, answers, strict=True))
+    assert right >= len(examples) - 1

@@ -68,10 +68,12 @@ def show(events: Iterable[pb.ChatResponse], console: Console, warnings: bool = T
                 case "tool_call":
                     piece = event.tool_call
                     if piece.name:
+                        if turn.reasoning or turn.answer or turn.calls:
+                            console.print()
                         turn.calls.append((piece.name, ""))
                     name, arguments = turn.calls[-1]
                     turn.calls[-1] = (name, arguments + piece.arguments)
-                    _write(console, piece.name + piece.arguments, style="cyan")
+                    _write(console, f"{piece.name} {piece.arguments}" if piece.name else piece.arguments, style="cyan")
                 case "warning":
                     turn.warnings.append(event.warning.code)
                     if warnings:
