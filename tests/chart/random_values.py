@@ -57,6 +57,10 @@ def contradictions(values: dict[str, Any], defaults: dict[str, Any]) -> list[str
         found.append("auth.existingSecret")
     if not get("serviceAccount.create") and not get("serviceAccount.name"):
         found.append("serviceAccount.create")
+    for part in ("worker", "head", "router"):
+        names = [variable["name"] for variable in values.get(part, {}).get("env", [])]
+        if len(set(names)) != len(names):
+            found.append(f"{part}.env")
     for part in ("worker", "head", "router", "redis.bundled"):
         resources = get(f"{part}.resources")
         if isinstance(resources, dict) and resources and _upside_down(resources):

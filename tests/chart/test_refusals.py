@@ -33,6 +33,7 @@ CONTRADICTING: list[tuple[str, dict[str, Any]]] = [
     ("tls.certManager.issuerName", {"tls": {"enabled": True, "certManager": {"enabled": True}}}),
     ("tls.clientCertificates", {"tls": {"clientCertificates": True}}),
     ("auth.existingSecret", {"auth": {"existingSecret": "keys"}}),
+    ("router.env", {"router": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}}),
     ("serviceAccount.name", {"serviceAccount": {"create": False}}),
     ("router.resources.requests.memory", {"router": {"resources": {"requests": {"memory": "3Gi"}}}}),
     ("worker.resources.requests.cpu", {"worker": {"resources": {"limits": {"cpu": "3900m"}}}}),

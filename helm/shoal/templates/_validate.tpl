@@ -44,6 +44,15 @@
 {{- if and (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}
 {{- fail "serviceAccount.create is false: serviceAccount.name must name an existing one" }}
 {{- end }}
+{{- range $key, $env := dict "worker" $v.worker.env "head" $v.head.env "router" $v.router.env }}
+{{- $names := list }}
+{{- range $env }}
+{{- if has .name $names }}
+{{- fail (printf "%s.env sets %s twice" $key .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- end }}
 {{- range $key, $resources := dict "worker" $v.worker.resources "head" $v.head.resources "router" $v.router.resources "redis.bundled" $v.redis.bundled.resources }}
 {{- range $kind, $wanted := $resources.requests }}
 {{- $limit := get $resources.limits $kind }}
