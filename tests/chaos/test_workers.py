@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.chaos.town import town
 from tests.chaos.workers import Storm, kill_some, many_epochs, rebalanced, scale_through, stop_one, under_load
 
-STREAMS, TOKENS = 12, 64
+STREAMS, TOKENS = 8, 64
 
 
 async def test_killed_workers_cost_a_pause_and_nothing_else(tiny_model: Path, redis_url: str) -> None:
@@ -66,7 +66,7 @@ async def test_many_epochs_leave_nothing_behind(tiny_model: Path, redis_url: str
 
         async def change(storm: Storm) -> None:
             nonlocal after
-            after = await many_epochs(t, 20)
+            after = await many_epochs(t, 12)
 
         (await under_load(t, 4, TOKENS, change)).check()
         for (files, threads, size), (files_now, threads_now, size_now) in zip(before, after, strict=True):
