@@ -13,6 +13,9 @@ PATIENCE = 30.0
 _ANSWER = 5.0
 """Seconds for an answer of the store itself, which is never busy."""
 
+_TRIES = (0.25, 0.5, 1.0, 2.0, 5.0)
+"""Seconds of each try to connect: on a busy machine torch now and then waits in vain, and succeeds the next time."""
+
 
 class RendezvousServer:
     """Owns the store for as long as it lives. No rank owns it, so no rank's death takes it along."""
@@ -34,4 +37,13 @@ def connect(host: str, port: int) -> TCPStore:
     torch would knock at a closed door for its whole timeout, so the door is tried first.
     """
     socket.create_connection((host, port), timeout=_ANSWER).close()
-    return TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=_ANSWER))
+    for patience in _TRIES:
+        try:
+            store = TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=patience))
+        except RuntimeError:
+            if patience == _TRIES[-1]:
+                raise
+            continue
+        store.set_timeout(datetime.timedelta(seconds=_ANSWER))
+        return store
+    raise AssertionError("the last try returns or raises")
