@@ -2,17 +2,21 @@
 
     python -m tests.bench.nano [--size 20]
 
-Every question is asked greedily over the public gRPC API. Writes results/nano.json.
+Every question is asked greedily over the public gRPC API; once more while a worker is killed in the middle. Writes
+results/nano.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from shoal.cluster.client import worker_status
 from shoal.cluster.config import load
 from shoal.cluster.launch import LocalCluster
 from shoal.cluster.nano.answer import Answer, is_right
@@ -29,8 +33,8 @@ GOALS = {"recall": 0.95, "recall far": 0.95, "add 2 digits": 0.95}
 PEER = "transformers, fp32, greedy"
 
 
-def through_cluster(examples: Sequence[Example], ep_size: int) -> list[Answer]:
-    """The answers of a whole cluster on this machine."""
+def through_cluster(examples: Sequence[Example], ep_size: int, kill: bool = False) -> list[Answer]:
+    """The answers of a whole cluster on this machine, if so wished with kill -9 of its last worker after a third."""
     with TemporaryDirectory() as state:
         flags = {
             "cluster.model": str(MODEL),
@@ -43,8 +47,17 @@ def through_cluster(examples: Sequence[Example], ep_size: int) -> list[Answer]:
         }
         cluster = LocalCluster(load(environment={}, flags=flags), say=print, router_log=Path(state) / "router.log")
         running = cluster.start()
+
+        def watch(done: int, total: int) -> None:
+            if kill and done == total // 3:
+                worker = cluster.status()["groups"][0]["workers"][-1]
+                status = worker_status(worker["address"], timeout=10.0)
+                assert status is not None, worker
+                os.kill(status.pid, signal.SIGKILL)
+                print(f"killed {worker['worker_id']} after {done} answers")
+
         try:
-            return ask_all(running.router, examples, at_once=8, timeout=300.0)
+            return ask_all(running.router, examples, at_once=8, timeout=300.0, progress=watch)
         finally:
             cluster.stop()
 
@@ -86,6 +99,10 @@ def main() -> None:
         same = sum(a == b for a, b in zip(answers, ours, strict=True)) / len(examples)
         rows.append(Row(f"same answer at expert-parallel size {ep_size} as at {ep_sizes[0]}", same, "share",
                         goal=1.0, met=same == 1.0))  # fmt: skip
+    killed = through_cluster(examples, 2, kill=True)
+    same = sum(a == b for a, b in zip(killed, ours, strict=True)) / len(examples)
+    rows.append(Row("same answer with a worker killed in the middle, at expert-parallel size 2", same, "share",
+                    goal=1.0, met=same == 1.0))  # fmt: skip
     least = float(expert_shares(MODEL, examples[:: max(1, len(examples) // 60)]).min())
     rows.append(Row("least used expert of any layer", round(least, 3), "of fair share", goal=0.2, met=least >= 0.2))
     notes = ("value: share of held-out questions answered rightly; spread: Wilson's 95 % interval",)

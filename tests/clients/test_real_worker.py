@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.cluster.embedded_redis import EmbeddedRedis
@@ -26,8 +26,9 @@ class Colour(StrEnum):
 
 
 class Fish(BaseModel):
-    """An answer that a random model can end in time."""
+    """An answer that a random model can end in time: nothing in it is of any length."""
 
+    model_config = ConfigDict(extra="forbid")
     colour: Colour
     big: bool
 
