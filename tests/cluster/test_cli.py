@@ -173,3 +173,11 @@ def test_closed_off_loopback_unless_told(refused: Refused, tmp_path: Path) -> No
     assert "access.required" in line
     _, other = refused(*arguments, "--insecure", "--set", "access.required=true")
     assert "there is nothing to know callers by" in other
+
+
+def test_a_start_that_fails_kills_nobody_else(refused: Refused) -> None:
+    """Processes that were there before a cluster are not the cluster's."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        refused("serve", "--model", "/nowhere")
+        assert other.poll() is None
+        other.kill()

@@ -26,7 +26,7 @@ from shoal.cluster.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
 from shoal.cluster.group_state import Policy
 from shoal.cluster.own_access import OwnAccess
-from shoal.cluster.processes import Interrupted, adopt_orphans, interruptible, kill_descendants
+from shoal.cluster.processes import Interrupted, adopt_orphans, descendants, interruptible, kill_descendants
 from shoal.cluster.ray_session import RaySession
 from shoal.cluster.router_process import Listening, RouterProcess
 from shoal.cluster.runfile import RunFile
@@ -69,6 +69,7 @@ class LocalCluster:
         self._say = say
         self._router_log = router_log
         self._undo: list[Callable[[], None]] = []
+        self._not_ours: list[int] = []
         self._owned = contextlib.ExitStack()
         self._router: RouterProcess | None = None
         self._controller: ControllerHandle | None = None
@@ -80,6 +81,7 @@ class LocalCluster:
         """Start everything; returns when a request can be served. Raises ClusterError; call `stop` in any case."""
         started = time.time()
         self._deadline = time.monotonic() + self.config.start_timeout
+        self._not_ours = [process.pid for process in descendants()]
         adopt_orphans()
         self._owned.enter_context(runfile.owned(self._state_dir))
         self._check_model()
@@ -203,7 +205,7 @@ class LocalCluster:
             except Exception:
                 log.exception("a part did not stop in order")
             self._undo.pop()
-        if left := kill_descendants():
+        if left := kill_descendants(keep=self._not_ours):
             log.debug("processes had to be killed", pids=left)
         self._owned.close()
 
@@ -211,7 +213,7 @@ class LocalCluster:
         """Stop everything now. This process cannot use Ray any more and had better end: `os._exit`."""
         if self._controller is not None and self.config.ray_address:
             self._controller.kill()
-        kill_descendants()
+        kill_descendants(keep=self._not_ours)
         with contextlib.suppress(OSError):
             self._owned.close()
 
