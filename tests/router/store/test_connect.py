@@ -184,9 +184,10 @@ async def test_a_thousand_commands_at_once_wait_for_a_connection(redis_url: str)
     """A burst is served with a bounded number of connections, and nobody is told that Redis is away."""
     client = connect(redis_url)
     store = RedisSessions(client)
+    before: Any = await client.client_list()  # other tests' connections to the same server stay a while
     await asyncio.gather(*(store.append("t", f"s{i}", turn(0)) for i in range(1000)))
     clients: Any = await client.client_list()
 
     assert len((await store.page("t", 1000, ""))[0]) == 1000
-    assert len(clients) <= 130
+    assert len(clients) - len(before) <= 130
     await client.aclose()
