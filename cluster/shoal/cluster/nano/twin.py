@@ -11,7 +11,8 @@ import torch
 from shoal.cluster.nano.answer import Answer, Call
 from shoal.cluster.nano.evaluate import Progress
 from shoal.cluster.nano.example import Example
-from shoal.cluster.nano.questions import MOST_TOKENS, request
+from shoal.cluster.nano.questions import MOST_TOKENS, messages_of
+from shoal.cluster.nano.render import ToolSettings
 from shoal.router.harmony.control import ControlTokens
 from shoal.router.harmony.parse import Closed, Parser
 from shoal.router.harmony.render import Renderer, SystemSettings
@@ -39,8 +40,9 @@ class Twin:
 
     def prompt(self, example: Example, date: str) -> list[int]:
         """The ids that a router renders for the question on this day."""
-        messages = read_messages(request(example).messages, first_turn=True)
-        parts = self.renderer.prompt(SystemSettings(date=date, effort=example.effort), messages)
+        messages = read_messages(messages_of(example), first_turn=True)
+        kind = ToolSettings if example.tools else SystemSettings
+        parts = self.renderer.prompt(kind(date=date, effort=example.effort), messages)
         return [token for part in parts for token in part.ids]
 
     @torch.no_grad()
