@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ from shoal.cluster.client import RouterClient
 from shoal.cluster.nano.answer import Answer, Call
 from shoal.cluster.nano.evaluate import ask, scores
 from shoal.cluster.nano.mixture import EXAMS
-from shoal.cluster.nano.questions import questions, request
+from shoal.cluster.nano.questions import messages_of, questions, request
 from shoal.cluster.nano.render import Desk
 from shoal.cluster.nano.score import Score
 from shoal.proto.v1 import inference_pb2 as pb
@@ -54,12 +55,23 @@ def test_scores_are_by_task_and_effort() -> None:
 
 
 def test_a_request_renders_to_what_was_trained(desk: Desk) -> None:
-    """The router's reading of the request gives the prompt of the lesson; a call in history may lose one word."""
+    """The router's reading of the messages gives the prompt of the lesson; a call in history may lose one word."""
     rng = random.Random(1)
     settings = SystemSettings(date="2026-11-21", effort="low")
     for name, task in EXAMS.items():
         example = task(rng, "low")
-        messages = read_messages(request(example).messages, first_turn=True)
+        messages = read_messages(messages_of(example), first_turn=True)
         prompt = [token for part in desk.renderer.prompt(settings, messages) for token in part.ids]
         if name != "tool result":
             assert desk.prompt(example, settings) == prompt
+
+
+def test_functions_are_declared_as_clients_declare_them() -> None:
+    """All that the developer's words offer, with the schema of their arguments, and no longer in the words."""
+    for example in questions(4, 0, ["tool call", "tool result", "no tool fits"]):
+        asked = request(example)
+        assert tuple(tool.name for tool in asked.tools) == example.tools
+        assert "# Tools" not in asked.messages[0].content
+        for tool in asked.tools:
+            schema = json.loads(tool.parameters)
+            assert f"type {tool.name} = (_: {{\n{schema['required'][0]}: " in example.messages[0].content
