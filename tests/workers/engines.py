@@ -36,16 +36,22 @@ def make_engine(
     caching: bool = True,
     speculate: int = 0,
     int8: bool = False,
+    device: str = "cpu",
     exchange: Exchange | None = None,
     placement: Placement | None = None,
 ) -> Engine:
     """An engine over a real checkpoint; by default alone in its group."""
     checkpoint = open_checkpoint(path)
-    config, target = checkpoint.config, targets.choose("cpu", int8=int8)
+    config, target = checkpoint.config, targets.choose(device, int8=int8)
     exchange = exchange or LocalExchange()
     placement = placement or even_placement(config.num_layers, config.num_experts, 1)
     plan = plan_kv(
-        config, block_size=block_size, batch_size=batch_size, batch_tokens=batch_tokens, itemsize=4, tokens=kv_tokens
+        config,
+        block_size=block_size,
+        batch_size=batch_size,
+        batch_tokens=batch_tokens,
+        itemsize=target.dtype.itemsize,
+        tokens=kv_tokens,
     )
     max_context = min(config.max_context, kv_tokens)
     kv = allocate(config, plan, target.dtype, target.device)

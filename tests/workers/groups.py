@@ -33,8 +33,8 @@ def on_ranks(size: int, work: Callable[[int], T]) -> list[T]:
         return [future.result() for future in [pool.submit(work, rank) for rank in range(size)]]
 
 
-def exchanges(size: int, placement: Placement, top_k: int, timeout: float = 20.0) -> list[Exchange]:
-    """One connected exchange per rank, in a new epoch."""
+def exchanges(size: int, placement: Placement, top_k: int, timeout: float = 20.0, *, place: str = "") -> list[Exchange]:
+    """One connected exchange per rank, in a new epoch. `place`: the GPU that all ranks claim to share."""
     if size == 1:
         return [LocalExchange()]
     if not _server:
@@ -42,7 +42,8 @@ def exchanges(size: int, placement: Placement, top_k: int, timeout: float = 20.0
     epoch, port, cpu = next(_epochs), _server[0].port, torch.device("cpu")
 
     def connect(rank: int) -> Exchange:
-        group = ProcessGroup("127.0.0.1", port, f"test/{epoch}", rank, size, timeout, cpu)
+        group = ProcessGroup("127.0.0.1", port, f"test/{epoch}", rank, size, timeout, cpu, place=place)
+        assert group.staged == bool(place), "ranks that share a GPU exchange through the host"
         return GroupExchange(group, placement, epoch, top_k, cpu)
 
     return on_ranks(size, connect)

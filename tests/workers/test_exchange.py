@@ -29,24 +29,30 @@ def serve(end: Exchange, layer: int, x_dp: torch.Tensor, ids_dp: torch.Tensor) -
         for e in ids.tolist()
         if e >= 0
     ]  # fmt: skip
-    return end.combine(torch.stack(rows) if rows else torch.zeros(0, x_dp.shape[1]), handle)
+    return end.combine(torch.stack(rows) if rows else x_dp.new_zeros(0, x_dp.shape[1]), handle)
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.integers(1, 4), st.integers(0, 1000), st.lists(st.integers(0, 5), min_size=4, max_size=4), st.booleans())
-def test_every_row_comes_back_to_its_token(size: int, seed: int, tokens: list[int], copies: bool) -> None:
-    """For any number of tokens per rank, none included, each (token, expert) row returns in top-k order."""
+@given(
+    st.integers(1, 4), st.integers(0, 1000), st.lists(st.integers(0, 5), min_size=4, max_size=4), st.booleans(),
+    st.sampled_from(["", "GPU-7"]), st.sampled_from([torch.float32, torch.bfloat16]),
+)  # fmt: skip
+def test_every_row_comes_back_to_its_token(
+    size: int, seed: int, tokens: list[int], copies: bool, place: str, dtype: torch.dtype
+) -> None:
+    """For any number of tokens per rank, none included, each (token, expert) row returns in top-k order; also where
+    the ranks share one GPU and everything passes through the host."""
     g = torch.Generator().manual_seed(seed)
     placement = even_placement(1, EXPERTS, size)
     if copies:
         placement = Placement(size, (tuple(tuple(sorted({*r, (r[0] + 1) % size})) for r in placement.holders[0]),))
-    x = [torch.randn(tokens[r], WIDTH, generator=g) for r in range(size)]
+    x = [torch.randn(tokens[r], WIDTH, generator=g).to(dtype) for r in range(size)]
     ids = [
         torch.stack([torch.randperm(EXPERTS, generator=g)[:TOP_K] for _ in range(n)]).int() if (n := tokens[r])
         else torch.zeros(0, TOP_K, dtype=torch.int32)
         for r in range(size)
     ]  # fmt: skip
-    ends = exchanges(size, placement, TOP_K)
+    ends = exchanges(size, placement, TOP_K, place=place)
     results = on_ranks(size, lambda r: serve(ends[r], 0, x[r], ids[r]))
     for r in range(size):
         assert torch.equal(x[r][:, None] + 100 * (ids[r][:, :, None] + 1), results[r])

@@ -1,7 +1,8 @@
 """Collectives between the ranks of one epoch, each with a deadline.
 
 Every epoch makes a new group under its own key prefix of the store, so that a late member of an old epoch finds
-nobody. On CPU the group is gloo, on GPU NCCL. A peer's death makes every collective fail within 15-60 ms; a hung
+nobody. On CPU the group is gloo, on GPU NCCL; where two ranks share one GPU, which NCCL refuses, it is gloo over copies
+in the host's memory, for all. A peer's death makes every collective fail within 15-60 ms; a hung
 peer is noticed at the timeout, or when somebody kills it: a collective that hangs cannot be called off from inside.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,15 +34,20 @@ class ProcessGroup:
         timeout: float,
         device: torch.device,
         unwanted: Callable[[], bool] = lambda: False,
+        place: str = "",
     ) -> None:
-        """Meet the other ranks. Raises ExchangeError when one does not come in time, or once `unwanted` says so."""
+        """Meet the other ranks. Raises ExchangeError when one does not come in time, or once `unwanted` says so.
+
+        `place` names the piece of hardware that this rank computes on, where no other may share it unnoticed; empty:
+        what `place_of` says of `device`.
+        """
         self.rank = rank
         self.size = size
         deadline = datetime.timedelta(seconds=timeout)
         try:
             store = c10d.PrefixStore(prefix, connect(host, port))
-            _gather_all(store, rank, size, unwanted)
-            if device.type == "cuda":
+            self.staged = crowded(_gather_all(store, rank, size, unwanted, place or place_of(device)))
+            if device.type == "cuda" and not self.staged:
                 options = c10d.ProcessGroupNCCL.Options()
                 options._timeout = deadline
                 self._group: Any = c10d.ProcessGroupNCCL(store, rank, size, options)
@@ -52,13 +58,20 @@ class ProcessGroup:
 
     def all_gather(self, mine: Tensor) -> Tensor:
         """[...] -> [size, ...]; every rank passes the same shape."""
-        gathered = mine.new_empty(self.size, *mine.shape)
-        self._wait("all-gather", lambda group: group.allgather([list(gathered.unbind())], [mine]))
-        return gathered
+        sent = mine.to("cpu") if self.staged else mine
+        gathered = sent.new_empty(self.size, *sent.shape)
+        self._wait("all-gather", lambda group: group.allgather([list(gathered.unbind())], [sent]))
+        return gathered.to(mine.device)
 
     def all_to_all(self, incoming: Tensor, outgoing: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
         """Rows of `outgoing` split by `sizes_out` go to the ranks; theirs fill `incoming`, split by `sizes_in`."""
-        self._wait("all-to-all", lambda group: group.alltoall_base(incoming, outgoing, sizes_in, sizes_out))
+        if not self.staged:
+            self._wait("all-to-all", lambda group: group.alltoall_base(incoming, outgoing, sizes_in, sizes_out))
+            return
+        sent = outgoing.view(torch.uint8).to("cpu")  # bytes: gloo need not know the dtype
+        received = torch.empty(incoming.view(torch.uint8).shape, dtype=torch.uint8)
+        self._wait("all-to-all", lambda group: group.alltoall_base(received, sent, sizes_in, sizes_out))
+        incoming.view(torch.uint8).copy_(received)
 
     def close(self) -> None:
         """Drop the connections; peers in a collective see their end. Safe to repeat, and from another thread."""
@@ -74,9 +87,24 @@ class ProcessGroup:
             raise ExchangeError(f"{what} failed: {str(error).splitlines()[0][:200]}") from error
 
 
-def _gather_all(store: c10d.Store, rank: int, size: int, unwanted: Callable[[], bool]) -> None:
-    """Wait until every rank has come. Connecting itself cannot be called off, so it begins only then."""
-    store.set(f"here/{rank}", "")
+def place_of(device: torch.device) -> str:
+    """A name of the GPU that no other has, the same in every process; empty for a CPU, which ranks may share."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+
+
+def crowded(places: Sequence[str]) -> bool:
+    """Whether two ranks compute on one GPU. Every rank asks this of the same places, so all agree.
+
+    >>> crowded(["GPU-1", "GPU-2"]), crowded(["GPU-1", "GPU-1"]), crowded(["", ""])
+    (False, True, False)
+    """
+    named = [place for place in places if place]
+    return len(set(named)) < len(named)
+
+
+def _gather_all(store: c10d.Store, rank: int, size: int, unwanted: Callable[[], bool], place: str) -> list[str]:
+    """Wait until every rank has come; their places. Connecting itself cannot be called off, so it begins only then."""
+    store.set(f"here/{rank}", place)
     everybody = [f"here/{peer}" for peer in range(size)]
     give_up = time.monotonic() + PATIENCE
     while not store.check(everybody):
@@ -86,3 +114,4 @@ def _gather_all(store: c10d.Store, rank: int, size: int, unwanted: Callable[[], 
             missing = [str(peer) for peer in range(size) if not store.check([f"here/{peer}"])]
             raise ExchangeError(f"rank {', '.join(missing)} did not come within {PATIENCE:g} s")
         time.sleep(0.002)
+    return [store.get(peer).decode() for peer in everybody]
