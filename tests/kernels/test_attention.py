@@ -84,12 +84,13 @@ def test_where_the_blocks_lie_changes_no_bit() -> None:
 
 
 def test_writing_touches_the_named_slots_only() -> None:
-    """Slot = block * block_size + offset; everything else stays."""
+    """Slot = block * block_size + offset; everything else stays, and a negative slot is none."""
     cases = Cases(seed=1)
     k_cache, v_cache = torch.zeros(3, 4, 2, 8), torch.zeros(3, 4, 2, 8)
     k, v = cases.normal(2, 2, 8), cases.normal(2, 2, 8) + 1
 
     write_kv_torch(k, v, k_cache, v_cache, torch.tensor([9, 2]))
+    write_kv_torch(k, v, k_cache, v_cache, torch.tensor([-1, -7]))
 
     assert torch.equal(k_cache[2, 1], k[0])
     assert torch.equal(v_cache[0, 2], v[1])

@@ -10,7 +10,7 @@ import torch
 from shoal.kernels import attention_block as block
 from shoal.kernels import expert_rows as experts
 from shoal.kernels import native, norm_linear, target
-from shoal.kernels.attention import AttentionBatch
+from shoal.kernels.attention import AttentionBatch, BlockShape
 from shoal.kernels.mxfp4 import ExpertWeights
 from shoal.kernels.rope import rope_tables
 
@@ -65,7 +65,7 @@ def test_the_attention_block_is_its_launchers(window: int | None) -> None:
     )
     slots = torch.tensor([4 * 3, 13, 14, 15, 20, 1])  # where tables put those positions
     rope = rope_tables(150000.0, 32.0, 32.0, 1.0, 4096, 1.3466, hd, 16, torch.device("cpu"))
-    shape = block.BlockShape(hq, hk, hd, 1e-5, hd**-0.5)
+    shape = BlockShape(hq, hk, hd, 1e-5, hd**-0.5)
     results = []
     for run in (block.attention_block_torch, block.attention_block):
         cache = random(6, bs, hk, hd, seed=7), random(6, bs, hk, hd, seed=8)

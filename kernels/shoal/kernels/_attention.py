@@ -242,11 +242,12 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
 
 @triton.jit
 def _write_kv_kernel(k, v, k_cache, v_cache, slots, width, WIDTH: tl.constexpr):
-    """Copy one token's keys and values, `width` numbers each, to its slot."""
+    """Copy one token's keys and values, `width` numbers each, to its slot; nowhere if that is negative."""
     token = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, WIDTH)
     slot = tl.load(slots + token)
-    k_row = tl.load(k + token * width + i, mask=i < width)
-    v_row = tl.load(v + token * width + i, mask=i < width)
-    tl.store(k_cache + slot * width + i, k_row.to(k_cache.dtype.element_ty), mask=i < width)
-    tl.store(v_cache + slot * width + i, v_row.to(v_cache.dtype.element_ty), mask=i < width)
+    inside = (i < width) & (slot >= 0)
+    k_row = tl.load(k + token * width + i, mask=inside)
+    v_row = tl.load(v + token * width + i, mask=inside)
+    tl.store(k_cache + slot * width + i, k_row.to(k_cache.dtype.element_ty), mask=inside)
+    tl.store(v_cache + slot * width + i, v_row.to(v_cache.dtype.element_ty), mask=inside)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import exact, native
+from shoal.kernels.rope import apply_rope_
 from shoal.kernels.target import backend_for
 
 _KEY_BLOCK = 64  # keys per step of the twin, aligned to absolute positions: fixes the order of every sum
@@ -26,11 +27,51 @@ class AttentionBatch:
 
     cu_q i32 [S+1]: sequence s has queries cu_q[s] .. cu_q[s+1]-1. context_lens i32 [S]: its keys, this step's
     included, so that its queries are its last positions. block_tables i32 [S, max_blocks]: entries past its end unused.
+
+    A step whose shapes are larger than its work is filled up with sequences of no keys (context 0, no query) behind
+    the others, and with tokens whose slot is negative: nothing is written for them, what is computed for them means
+    nothing (not on native kernels, which need no fixed shapes). T == S promises that every sequence brings one query,
+    token s that of sequence s, or is such a filler.
     """
 
     cu_q: Tensor
     context_lens: Tensor
     block_tables: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BlockShape:
+    """Heads of `head_dim`, the norm's epsilon, and what the scores are multiplied by."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    scale: float
+
+
+def rope_attention(
+    qkv: Tensor,
+    shape: BlockShape,
+    rope: tuple[Tensor, Tensor],
+    positions: Tensor,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    batch: AttentionBatch,
+    sinks: Tensor,
+    window: int | None,
+) -> Tensor:
+    """What lies between the fused projection and the output projection: qkv [T, (hq + 2 hk) hd] -> [T, hq hd].
+
+    Rotates q and k, stores k and v at their slots, attends. rope: cos, sin fp32 [P,hd/2]; positions i64 [T]; cache:
+    keys, values [B,bs,hk,hd]; slots i64 [T]. The bits are those of `apply_rope_`, `write_kv` and `attention`.
+    """
+    hq, hk, hd = shape.heads, shape.kv_heads, shape.head_dim
+    q, k, v = (part.contiguous() for part in torch.split(qkv, [hq * hd, hk * hd, hk * hd], dim=-1))
+    q, k, v = q.view(-1, hq, hd), k.view(-1, hk, hd), v.view(-1, hk, hd)
+    apply_rope_(q, k, positions, *rope)
+    write_kv(k, v, *cache, slots)
+    return attention(q, *cache, batch, sinks, window, shape.scale).view(-1, hq * hd)
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
@@ -78,8 +119,9 @@ def attention(
 
 def write_kv_torch(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
     """The twin of `write_kv`."""
-    k_cache.flatten(0, 1)[slots] = k.to(k_cache.dtype)
-    v_cache.flatten(0, 1)[slots] = v.to(v_cache.dtype)
+    real = slots >= 0
+    k_cache.flatten(0, 1)[slots[real]] = k[real].to(k_cache.dtype)
+    v_cache.flatten(0, 1)[slots[real]] = v[real].to(v_cache.dtype)
 
 
 def attention_torch(

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from shoal.kernels import native
-from shoal.kernels.attention import AttentionBatch, attention, write_kv
+from shoal.kernels.attention import AttentionBatch, BlockShape, rope_attention
 from shoal.kernels.dense import Weight, linear
 from shoal.kernels.norm import rms_norm
-from shoal.kernels.rope import apply_rope_
 from shoal.kernels.target import backend_for
 
 
@@ -28,17 +26,6 @@ class BlockWeights:
     sinks: Tensor  # [hq], one unscaled logit per head
     out: Weight  # [H, hq hd]
     out_bias: Tensor  # [H]
-
-
-@dataclass(frozen=True, slots=True)
-class BlockShape:
-    """Heads of `head_dim`, the norm's epsilon, and what the scores are multiplied by."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    eps: float
-    scale: float
 
 
 def attention_block(
@@ -73,11 +60,6 @@ def attention_block_torch(
     window: int | None,
 ) -> Tensor:
     """The launchers, one by one, each on the backend of `x`."""
-    hq, hk, hd = shape.heads, shape.kv_heads, shape.head_dim
     qkv = linear(rms_norm(x, weights.norm, shape.eps), weights.qkv, weights.qkv_bias)
-    q, k, v = (part.contiguous() for part in torch.split(qkv, [hq * hd, hk * hd, hk * hd], dim=-1))
-    q, k, v = q.view(-1, hq, hd), k.view(-1, hk, hd), v.view(-1, hk, hd)
-    apply_rope_(q, k, positions, *rope)
-    write_kv(k, v, *cache, slots)
-    o = attention(q, *cache, batch, weights.sinks, window, shape.scale)
-    return x + linear(o.reshape(-1, hq * hd), weights.out, weights.out_bias)
+    o = rope_attention(qkv, shape, rope, positions, cache, slots, batch, weights.sinks, window)
+    return x + linear(o, weights.out, weights.out_bias)

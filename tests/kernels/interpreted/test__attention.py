@@ -59,11 +59,11 @@ def test_chunks_of_a_prompt_give_the_bits_of_the_whole(window: int | None) -> No
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_writing_equals_its_twin(dtype: torch.dtype) -> None:
-    """Copies, so the bits are equal; other slots stay."""
+    """Copies, so the bits are equal; other slots stay, and a negative slot is none."""
     cases = Cases(seed=3, dtype=dtype)
-    k, v = cases.normal(3, 3, 64), cases.normal(3, 3, 64) + 1
+    k, v = cases.normal(4, 3, 64), cases.normal(4, 3, 64) + 1
     caches = [torch.zeros(4, 8, 3, 64, dtype=dtype) for _ in range(4)]
-    slots = torch.tensor([31, 0, 9])
+    slots = torch.tensor([31, 0, 9, -1])
 
     _attention.write_kv(k, v, caches[0], caches[1], slots)
     write_kv_torch(k, v, caches[2], caches[3], slots)

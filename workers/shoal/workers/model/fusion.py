@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from shoal.kernels import native
-from shoal.kernels.attention_block import BlockShape
+from shoal.kernels.attention import BlockShape
 from shoal.kernels.native.forward import Ends, Forward, LayerParts
 from shoal.workers.model.config import ModelConfig
 from shoal.workers.model.kv_cache import KvCache

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shoal.kernels import attention as attn
 from shoal.kernels import rope
-from shoal.kernels.attention_block import BlockShape, BlockWeights, attention_block
+from shoal.kernels.attention_block import BlockWeights, attention_block
 from shoal.kernels.native import forward as native_forward
 from shoal.kernels.native.forward import PHASES
 from shoal.kernels.norm_linear import norm_linear
@@ -62,7 +62,7 @@ class Model:
         self._experts: tuple[ExpertLayer, ...] = ()
         self._fused: native_forward.Forward | None = None
         self.stopwatch = Stopwatch()
-        self._block = BlockShape(
+        self._block = attn.BlockShape(
             config.num_heads, config.num_kv_heads, config.head_dim, config.rms_eps, config.attention_scale
         )
         r = config.rope
