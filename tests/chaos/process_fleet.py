@@ -59,6 +59,9 @@ class ProcessFleet:
             await asyncio.wait_for(self._answer(self._worker(name).call("stop", grace)), grace + 10.0)
         await self.kill(name, None)
 
+    async def groups(self) -> list[str]:
+        return sorted({name.rpartition("-")[0] for name in self.workers})
+
     async def survey(self, group: str) -> list[Found]:
         found = []
         for name, worker in list(self.workers.items()):

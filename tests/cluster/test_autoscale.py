@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.cluster.autoscale import AutoscalePolicy, Measured, Memory, decide
+from shoal.wire.settings import SettingError
 
 CALM = Measured(queue_seconds=0.0, kv_used=0.1, first_token_seconds=0.1)
 PLENTY = Measured(queue_seconds=0.05, kv_used=0.5, first_token_seconds=1.2)
@@ -20,7 +21,9 @@ def play(policy: AutoscalePolicy, groups: int, course: list[tuple[Measured, int]
     memory, now, seen = Memory(), 0.0, []
     for measured, seconds in course:
         for _ in range(seconds):
-            groups, memory = decide(policy, memory, groups, measured, now)
+            decision = decide(policy, memory, groups, measured, now)
+            assert bool(decision.why) == (decision.groups != groups), "a change has a reason, and nothing else has"
+            groups, memory = decision.groups, decision.memory
             seen.append(groups)
             now += 1.0
     return seen
@@ -61,8 +64,16 @@ def test_bounds_and_rests_are_kept(course: list[tuple[Measured, int]], groups: i
     assert all(b - a >= 10 for a, b in pairwise(changes))
 
 
-@pytest.mark.parametrize("wrong", [{"least": 0}, {"least": 5}, {"slack": 1.0}, {"rest": -1.0}])
-def test_a_policy_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
-    """By the name of its field."""
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        AutoscalePolicy(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+def test_an_idle_workers_own_time_to_first_token_keeps_no_group() -> None:
+    """It would come no sooner with more: only what goes with the load is expected to grow."""
+    idle = Measured(queue_seconds=0.0, kv_used=0.1, first_token_seconds=1.3)
+    assert 1 == play(AutoscalePolicy(down_after=20, rest=5), 3, [(idle, 100)])[-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("least", 0), ("most", 0), ("slack", 1.0), ("rest", -1.0), ("kv_used", 0), ("queue_seconds", 0)]
+)
+def test_a_policy_that_cannot_be_is_refused(key: str, value: float) -> None:
+    """By the name of its setting."""
+    with pytest.raises(SettingError, match=f"^autoscale.{key} must be"):
+        AutoscalePolicy(**{key: value})  # type: ignore[arg-type]  # wrong on purpose

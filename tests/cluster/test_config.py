@@ -73,6 +73,7 @@ def test_the_example_file_is_the_defaults() -> None:
     settings = loaded()
     made: dict[str, Any] = {
         "cluster": settings.cluster(),
+        "autoscale": settings.autoscale(),
         "worker": settings.worker("m"),
         "router": settings.router(model_dir="m"),
         **{part: settings.part(part) for part in PARTS},

@@ -3,166 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
-from shoal.cluster import controller as controller_module
-from shoal.cluster.controller import Controller
-from shoal.cluster.fleet import FleetError, Found
-from shoal.cluster.group_state import GroupState, Mood, Policy, Word
-from shoal.cluster.registry_writer import RegistryAwayError
-from shoal.wire.registry import GroupEntry
-from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
-from tests.cluster.world import facts
-
-
-class FakeFleet:
-    """Workers that do as they are told; what is in `broken` fails, and whatever happens is written to `done`."""
-
-    def __init__(self) -> None:
-        self.broken: dict[str, str] = {}
-        self.done: list[str] = []
-        self.hold = asyncio.Event()
-        self.hold.set()
-        self.words: dict[str, asyncio.Queue[Word | None]] = {}
-        self.specs: dict[str, GroupSpec | None] = {}
-        self.unprepared: list[str] = []
-
-    async def _act(self, what: str) -> None:
-        self.done.append(what)
-        if why := self.broken.get(what):
-            raise FleetError(why)
-        await self.hold.wait()
-
-    async def hire(self, group: str, name: str) -> WorkerFacts:
-        await self._act(f"hire {name}")
-        self.specs[name] = None
-        return facts(name)
-
-    async def stage(self, name: str, spec: GroupSpec) -> None:
-        await self._act(f"stage {name}")
-
-    async def enter(self, name: str, spec: GroupSpec, together: bool) -> EpochReport:
-        await self._act(f"enter {name}")
-        self.specs[name] = spec
-        self.say(name)
-        return EpochReport(spec.rank_of(name), 4, 4, 1, 0.1, 0.1)
-
-    async def drain(self, name: str, wanted: bool) -> None:
-        await self._act(f"drain {name}")
-        self.say(name, draining=True)
-
-    async def kill(self, name: str, facts: WorkerFacts | None) -> None:
-        self.done.append(f"kill {name}")
-        self.specs.pop(name, None)
-
-    async def dismiss(self, name: str, grace: float) -> None:
-        self.done.append(f"dismiss {name}")
-        self.specs.pop(name, None)
-
-    async def survey(self, group: str) -> list[Found]:
-        there = [Found(name, facts(name), spec, spec.epoch if spec else 0) for name, spec in self.specs.items()]
-        return [*there, *(Found(name, None, None) for name in self.unprepared)]
-
-    def say(self, name: str, mood: Mood = Mood.SERVING, **fields: Any) -> None:
-        """The worker speaks."""
-        spec = self.specs[name]
-        word = Word(name, spec.epoch if spec else 0, mood, busy=False, **fields)
-        self.words.setdefault(name, asyncio.Queue()).put_nowait(word)
-
-    def die(self, name: str) -> None:
-        """Its socket ends."""
-        self.specs.pop(name, None)
-        self.words.setdefault(name, asyncio.Queue()).put_nowait(None)
-
-    async def __call__(self, facts: WorkerFacts) -> AsyncIterator[Word]:
-        """Listen to it: a heartbeat whenever it says nothing, unless it hangs."""
-        queue = self.words.setdefault(facts.worker_id, asyncio.Queue())
-        while True:
-            try:
-                word = await asyncio.wait_for(queue.get(), 0.05)
-            except TimeoutError:
-                if facts.worker_id not in self.broken:
-                    yield Word(facts.worker_id, 0, Mood.SERVING, busy=False)
-                continue
-            if word is None:
-                return
-            yield word
-
-
-class FakeRegistry:
-    """Keeps what was published; away while `away`."""
-
-    def __init__(self) -> None:
-        self.entries: list[GroupEntry] = []
-        self.removed: list[str] = []
-        self.away = False
-
-    async def publish(self, entry: GroupEntry) -> None:
-        if self.away:
-            raise RegistryAwayError("away")
-        self.entries.append(entry)
-
-    async def remove(self, group: str) -> None:
-        self.removed.append(group)
-
-    async def last_epoch(self, group: str) -> int:
-        return 0
-
-
-class FakeMeeting:
-    """A place to meet."""
-
-    port = 1
-
-
-class Bench:
-    """A running controller with its fakes."""
-
-    def __init__(self, start_timeout: float = 60.0, fleet: FakeFleet | None = None) -> None:
-        self.fleet, self.registry, self.late = fleet or FakeFleet(), FakeRegistry(), 0.0
-        self.policy = Policy(start_timeout=start_timeout)
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
-        self.controller = Controller(
-            self.fleet, self.registry, self.fleet, FakeMeeting, [GroupState("g0", 2, 0, start_timeout, self.policy)],
-            heartbeat_timeout=0.5, clock=lambda: loop.time() - begin + self.late,
-        )  # fmt: skip
-
-    @property
-    def group(self) -> dict[str, Any]:
-        """The first group's status."""
-        group: dict[str, Any] = self.controller.status()["groups"][0]
-        return group
-
-    @property
-    def ranks(self) -> list[str]:
-        """Names by rank."""
-        return [w["worker_id"] for w in self.group["workers"] if w["rank"] is not None]
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until it holds; a test that waits longer than 10 s is wrong."""
-        async with asyncio.timeout(10):
-            while not holds():  # noqa: ASYNC110  # the controller tells nobody else what it does
-                await asyncio.sleep(0.01)
-
-    async def until_ready(self, ranks: list[str]) -> None:
-        """Until these serve."""
-        await self.until(lambda: self.group["phase"] == "ready" and self.ranks == ranks)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """The controller at work, stopped at the end."""
-        task = asyncio.create_task(self.controller.run())
-        try:
-            yield
-        finally:
-            self.fleet.hold.set()
-            await asyncio.wait_for(self.controller.stop(0.0), 10)
-            await task
+from shoal.cluster import announcer
+from shoal.cluster.group_state import Mood
+from shoal.workers.experts.group import WorkerFacts
+from tests.cluster.bench import Bench
 
 
 async def test_a_group_comes_up_in_order() -> None:
@@ -244,6 +91,64 @@ async def test_scaling_adds_and_removes_workers_and_groups() -> None:
         assert {"g0-0"} == set(bench.fleet.specs)
 
 
+async def test_a_group_that_is_wanted_again_while_it_is_stopped_begins_anew() -> None:
+    """Scaled down and up in one breath: the stop is finished first, then the group comes up with other workers."""
+    bench = Bench()
+    async with bench.running():
+        await bench.until_ready(["g0-0", "g0-1"])
+        for groups in (2, 1, 2, 1, 2):
+            await bench.controller.scale(2, groups, bench.policy, grace=0.0)
+        await bench.until(lambda: bench.phase("g1") == "ready")
+        await bench.controller.scale(2, 1, bench.policy, grace=0.0)
+        await bench.controller.scale(2, 2, bench.policy, grace=0.0)
+        await bench.until(lambda: {"dismiss g1-0", "dismiss g1-1"} <= set(bench.fleet.done))
+        await bench.until(lambda: bench.phase("g1") == "ready" and {"g1-2", "g1-3"} <= set(bench.fleet.specs))
+        assert "g1" == bench.registry.entries[-1].group
+        assert bench.registry.entries[-1].ready
+
+
+async def test_a_group_that_failed_begins_anew_when_it_is_asked_for() -> None:
+    """Whatever it lacked may be there by now."""
+    bench = Bench()
+    async with bench.running():
+        await bench.until_ready(["g0-0", "g0-1"])
+        bench.fleet.broken["hire g1-1"] = "no place"
+        await bench.controller.scale(2, 2, bench.policy, grace=0.0)
+        await bench.until(lambda: bench.phase("g1") == "failed")
+        await bench.controller.scale(2, 2, bench.policy, grace=0.0)
+        await bench.until(lambda: bench.phase("g1") == "ready")
+        assert {"g1-2", "g1-3"} <= set(bench.fleet.specs)
+
+
+async def test_ticks_while_a_new_group_is_looked_for_hire_nobody() -> None:
+    """The look for leftovers of an earlier life takes time; who was hired meanwhile would be taken for one."""
+    bench = Bench()
+    async with bench.running():
+        await bench.until_ready(["g0-0", "g0-1"])
+        bench.fleet.looking = 1.2  # several ticks
+        await bench.controller.scale(2, 2, bench.policy, grace=0.0)
+        await bench.until(lambda: bench.phase("g1") == "ready")
+        assert not [what for what in bench.fleet.done if what.startswith("kill")]
+
+
+async def test_what_a_dead_controller_was_stopping_is_stopped_by_the_next() -> None:
+    """A group that is wanted no more leaves neither workers nor a record, although nobody remembers that it was one."""
+    bench = Bench()
+    task = asyncio.create_task(bench.controller.run())
+    await bench.until_ready(["g0-0", "g0-1"])
+    await bench.controller.scale(2, 3, bench.policy, grace=0.0)
+    await bench.until(lambda: bench.phase("g1") == bench.phase("g2") == "ready")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    bench.fleet.die("g2-0")
+    bench.fleet.die("g2-1")  # its record alone is left
+    again = Bench(fleet=bench.fleet, registry=bench.registry)
+    async with again.running():
+        await again.until(lambda: {"g1", "g2"} <= set(again.registry.removed))
+        assert {"g0-0", "g0-1"} == set(bench.fleet.specs)
+        assert "ready" == again.phase("g0")
+
+
 async def test_a_drained_worker_is_replaced() -> None:
     """It is told to take nothing new, and goes when its replacement is there."""
     bench = Bench()
@@ -285,7 +190,7 @@ async def test_a_registry_that_is_away_delays_the_announcement_only() -> None:
 
 async def test_a_registry_that_forgot_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that was restarted without its latest writes hears of the group although nothing changes."""
-    monkeypatch.setattr(controller_module, "ANNOUNCE_AGAIN", 0.1)
+    monkeypatch.setattr(announcer, "ANNOUNCE_AGAIN", 0.1)
     bench = Bench()
     async with bench.running():
         await bench.until_ready(["g0-0", "g0-1"])

@@ -61,6 +61,36 @@ def test_the_first_in_line_says_how_long_the_line_is() -> None:
     assert 0.0 == line.oldest
 
 
+def test_those_who_still_wait_count_with_what_they_waited() -> None:
+    """Else a router whose requests get nothing at all would look idle; who went away without it is not counted, and
+    what is long ago is forgotten."""
+    now = 0.0
+    line = WaitingLine(lambda: now)
+    with line.joined() as served:
+        now = 1.0
+        served()
+        served()
+    with line.joined():
+        pass
+    assert (1, 1.0) == line.felt(5.0)
+    with line.joined():
+        now = 4.0
+        assert (2, 3.0) == line.felt(5.0)
+        now = 7.0
+        assert (1, 6.0) == line.felt(5.0)
+    assert (0, 0.0) == line.felt(5.0)
+
+
+def test_the_first_token_of_any_choice_ends_the_wait_for_it() -> None:
+    """It is told once."""
+    metrics, told = Metrics(), []
+    CURRENT.set(Tally(on_first=lambda: told.append(1)))
+    for _ in range(2):
+        metrics.meter(0.0, lambda: 1.0).tokens(2)
+    CURRENT.set(None)
+    assert [1] == told
+
+
 async def test_calls_of_the_store_are_timed_by_name_and_outcome() -> None:
     """Those that fail too."""
 

@@ -210,6 +210,27 @@ def test_a_full_worker_refuses_with_a_hint(tiny: Path) -> None:
         group.stop()
 
 
+def test_a_worker_says_how_full_it_is_and_how_long_its_queue(tiny: Path) -> None:
+    """With its heartbeats, for the autoscaler; nobody waits any more once all run or are gone."""
+    group = Group(tiny, 1, max_batch_size=1)
+    worker = group.workers[0]
+    try:
+        with connected(group.addresses[0]) as client:
+            for name in ("runs", "waits"):
+                client.send(submit_message(name, random_tokens(200, 1000, seed=1), max_tokens=600))
+            next(client.outputs("runs"))
+            while not (first := worker.word()).waiting:
+                assert first.running == 1
+            assert first.kv_used >= 200 / 4096
+            second = worker.word()
+            assert 0 < first.queue_seconds < second.queue_seconds
+        while (last := worker.word()).running or last.waiting:
+            time.sleep(0.01)  # the stream is gone, and with it what it asked for
+        assert (0.0, 0.0) == (last.queue_seconds, last.kv_used)
+    finally:
+        group.stop()
+
+
 def test_a_lost_peer_that_nobody_replaces_answers_everybody(tiny: Path) -> None:
     """When a rank leaves in the middle, the other waits for a new epoch with its requests; when none comes in time, it
     ends them with a typed reason and takes no more."""

@@ -98,6 +98,11 @@ class AdminServer(admin_pb2_grpc.AdminServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"not done, it could not be remembered: {error}")
         return pb.ScaleResponse(ep_size=wanted.ep_size, groups=wanted.groups)
 
+    @property
+    def desired(self) -> Desired:
+        """What was asked for last."""
+        return self._desired
+
     async def want(self, wanted: Desired) -> str:
         """Remember a size, then begin; what is wrong with it, empty when it was taken. Raises RegistryAwayError."""
         experts = [h.facts.num_experts for s in self._controller.groups.values() for h in s.workers if h.facts]

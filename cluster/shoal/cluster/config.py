@@ -1,8 +1,9 @@
 """The whole configuration: one TOML file, the environment, flags; each folder's own dataclass, composed here.
 
-    [cluster]  ClusterConfig, below
-    [worker]   shoal.workers.config.WorkerConfig: every worker starts from it
-    [router]   shoal.router.config.RouterConfig
+    [cluster]    ClusterConfig, below
+    [autoscale]  shoal.cluster.autoscale.AutoscalePolicy
+    [worker]     shoal.workers.config.WorkerConfig: every worker starts from it
+    [router]     shoal.router.config.RouterConfig
     [tls], [access], …   what a router is composed of besides (shoal.router.config.PARTS)
 
 What the cluster itself decides per process (a worker's name, a router's Redis) cannot be set.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.cluster import layers
+from shoal.cluster.autoscale import AutoscalePolicy
 from shoal.cluster.errors import ConfigError
 from shoal.cluster.layers import Layers
 from shoal.router.config import PARTS, RouterConfig
@@ -109,7 +111,13 @@ class ClusterConfig:
         return tuple(f"g{number}" for number in range(self.groups))
 
 
-SECTIONS: dict[str, type] = {"cluster": ClusterConfig, "worker": WorkerConfig, "router": RouterConfig, **PARTS}
+SECTIONS: dict[str, type] = {
+    "cluster": ClusterConfig,
+    "autoscale": AutoscalePolicy,
+    "worker": WorkerConfig,
+    "router": RouterConfig,
+    **PARTS,
+}
 
 _FAMILIAR = {"MODEL_PATH": ("cluster", "model"), "MAX_CONCURRENT_REQUESTS": ("router", "max_running")}
 """Variables of other servers, and what they are here."""
@@ -143,6 +151,10 @@ class Settings:
     def worker(self, model: str) -> WorkerConfig:
         """The [worker] section, from which each worker's own settings are made. Raises ConfigError."""
         return layers.build(WorkerConfig, "worker", self.layers, model=model, tls=self.part("tls"))
+
+    def autoscale(self) -> AutoscalePolicy:
+        """The [autoscale] section. Raises ConfigError."""
+        return layers.build(AutoscalePolicy, "autoscale", self.layers)
 
     def router(self, **fixed: Any) -> RouterConfig:
         """The [router] section; `fixed` settings are ours and win. Raises ConfigError."""

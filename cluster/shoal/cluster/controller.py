@@ -5,8 +5,7 @@
     controller.scale(ep_size=4, groups=1)
     await controller.stop(grace=10.0)
 
-One queue, one consumer: a group's state changes nowhere else. What takes long runs in tasks that end in an event. A
-registry that is away delays announcements, it breaks no group: what could not be written is written at a later tick.
+One queue, one consumer: a group's state changes nowhere else. What takes long runs in tasks that end in an event.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -22,7 +21,8 @@ import structlog
 
 from shoal.cluster import group_actions as do
 from shoal.cluster import lifecycle
-from shoal.cluster.fleet import Fleet, FleetError
+from shoal.cluster.announcer import Announcer
+from shoal.cluster.fleet import Fleet, FleetError, Found
 from shoal.cluster.group_state import (
     Balanced,
     Begun,
@@ -46,7 +46,6 @@ from shoal.cluster.group_state import (
 from shoal.cluster.heartbeats import Heartbeats
 from shoal.cluster.registry_writer import Registry, RegistryAwayError
 from shoal.cluster.status_report import describe
-from shoal.wire.registry import GroupEntry
 from shoal.workers.experts.group import GroupSpec, WorkerFacts
 from shoal.workers.experts.placement import Placement
 
@@ -57,9 +56,6 @@ TICK = 0.5
 
 LOOK = 0.1
 """Seconds between two looks at who is silent."""
-
-ANNOUNCE_AGAIN = 5.0
-"""Seconds after which the registry is written anew although nothing changed."""
 
 
 class Watch(Protocol):
@@ -96,19 +92,25 @@ class Controller:
         self.groups = {state.group: state for state in groups}
         self._heartbeats = Heartbeats(heartbeat_timeout)
         self._events: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
-        self._unwritten: dict[str, GroupEntry | None] = {}
-        self._announced: dict[str, GroupEntry] = {}
-        self._announced_at = clock()
+        self._announcer = Announcer(registry, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._meetings: dict[str, list[Meeting]] = {}
-        self._busy: dict[str, bool] = {}
+        self.words: dict[str, Word] = {}
+        """The last of each worker that is listened to."""
         self._reminded: dict[str, float] = {}
         self._stopped = asyncio.Event()
+        self._wanted: dict[str, tuple[int, Policy]] = {}
+        """Size and policy of each group, as `scale` said."""
+        self._beginning = asyncio.Lock()
 
     async def run(self) -> None:
-        """Bring every group up, or take it over as it is, and look after it; returns once all are stopped."""
-        for group in self.groups:
+        """Bring every group up, or take it over as it is, and look after it; returns once all are stopped. What an
+        earlier controller did not finish stopping is stopped."""
+        for group in list(self.groups):
             await self._begin(group)
+        for group in await self._left_over():
+            self.groups[group] = GroupState(group, 1, 0, self._clock())
+            self._events.put_nowait((group, StopAsked(0.0)))
         ticking = [asyncio.create_task(self._tick()), asyncio.create_task(self._judge())]
         try:
             while any(state.phase is not Phase.STOPPED for state in self.groups.values()):
@@ -122,25 +124,23 @@ class Controller:
 
     async def stop(self, grace: float) -> None:
         """Stop every group; returns when their processes are gone. Needs `run` to be running, or to have ended."""
+        self._wanted = {}
         for group in self.groups:
             self._events.put_nowait((group, StopAsked(grace)))
         await self._stopped.wait()
 
     async def scale(self, ep_size: int, groups: int, policy: Policy, grace: float) -> None:
-        """Want this from now on; routers are told as it comes true."""
-        wanted = [f"g{number}" for number in range(groups)]
-        for group in list(self.groups):
-            if group not in wanted:
-                self._events.put_nowait((group, StopAsked(grace)))
-        for group in wanted:
+        """Want this from now on; routers are told as it comes true. A group that failed begins anew, and so does one
+        that is being stopped, as soon as it is."""
+        self._wanted = {f"g{number}": (ep_size, policy) for number in range(groups)}
+        for group in [group for group in self.groups if group not in self._wanted]:
+            self._events.put_nowait((group, StopAsked(grace)))
+        for group in self._wanted:
             known = self.groups.get(group)
             if known is None or known.phase is Phase.STOPPED:
-                deadline = self._clock() + policy.start_timeout
-                epoch = 0 if known is None else known.epoch
-                self.groups[group] = GroupState(group, ep_size, epoch, deadline, policy)
-                await self._begin(group)
+                await self._begin_anew(group)
             else:
-                self._events.put_nowait((group, Scaled(ep_size)))
+                self._events.put_nowait((group, StopAsked(0.0) if known.phase is Phase.FAILED else Scaled(ep_size)))
 
     def drain(self, name: str) -> bool:
         """Send a member away and put another in its place. False when there is no such member."""
@@ -163,17 +163,42 @@ class Controller:
 
     async def _begin(self, group: str) -> None:
         """Begin a group with what is left of an earlier life. Workers that were never prepared are not kept."""
-        found, names = [], []
-        for worker in await self._fleet.survey(group):
-            names.append(worker.name)
+        found, there = [], await self._fleet.survey(group)
+        for worker in there:
             if worker.facts is None:
                 await self._fleet.kill(worker.name, None)
                 continue
             found.append((worker.facts, worker.spec))
             self.groups[group] = replace(self.groups[group], epoch=max(self.groups[group].epoch, worker.epoch))
             self._listen(group, worker.facts)
-        serial = max((int(name.rpartition("-")[2]) + 1 for name in names), default=0)
-        self._events.put_nowait((group, Begun(tuple(found), serial)))
+        self._events.put_nowait((group, Begun(tuple(found), _next_serial(there))))
+
+    async def _begin_anew(self, group: str) -> None:
+        """Begin a group that was stopped, or never was, if it is still wanted then. Nothing is taken over. Its state
+        comes last: an event before that would hire workers only to find and kill them here."""
+        async with self._beginning:
+            known = self.groups.get(group)
+            if known is not None and known.phase is not Phase.STOPPED:
+                return
+            self._cancel(f"{group}: release")  # one that another stop made needless would end the newcomers
+            left = await self._fleet.survey(group)
+            for worker in left:
+                await self._fleet.kill(worker.name, worker.facts)
+            if group not in self._wanted:
+                return
+            ep_size, policy = self._wanted[group]
+            epoch, serial = (known.epoch, known.serial) if known is not None else (0, 0)
+            deadline = self._clock() + policy.start_timeout
+            epoch = max([epoch, *(worker.epoch for worker in left)])
+            self.groups[group] = GroupState(group, ep_size, epoch, deadline, policy)
+            self._events.put_nowait((group, Begun(serial=max(serial, _next_serial(left)))))
+
+    async def _left_over(self) -> list[str]:
+        """Groups that nobody wants and that have workers or a record."""
+        found = set(await self._fleet.groups())
+        with contextlib.suppress(RegistryAwayError):
+            found |= set(await self._registry.groups())
+        return sorted(found - set(self.groups))
 
     async def _handle(self, group: str, event: Event) -> None:
         before = self.groups[group]
@@ -188,18 +213,16 @@ class Controller:
         for action in actions:
             await self._perform(group, before, action)
         if isinstance(event, Tick):
-            self._announce_again()
-            await self._write_registry()
+            await self._announcer.tick()
         if state.phase is Phase.STOPPED:
-            self._announced.pop(group, None)
-            self._unwritten[group] = None
-            await self._write_registry()
+            await self._announcer.remove(group)
+            if group in self._wanted:
+                await self._begin_anew(group)
 
     async def _perform(self, group: str, before: GroupState, action: do.Action) -> None:
         match action:
             case do.Publish(entry):
-                self._unwritten[group] = self._announced[group] = entry
-                await self._write_registry()
+                await self._announcer.publish(entry)
             case do.Hire(name):
                 self._spawn(f"{group}: hire {name}", self._hire(group, name))
             case do.Enter(spec, together):
@@ -218,23 +241,6 @@ class Controller:
                 self._reminded[group] = min(at, self._reminded.get(group, at))
             case do.Release(grace):
                 self._spawn(f"{group}: release", self._release(group, before, grace))
-
-    def _announce_again(self) -> None:
-        """Now and then everything is written once more: a Redis that was restarted may have lost the latest of it, and
-        routers would never hear of workers that nobody announces."""
-        if (now := self._clock()) - self._announced_at >= ANNOUNCE_AGAIN:
-            self._announced_at = now
-            self._unwritten = {**self._announced, **self._unwritten}
-
-    async def _write_registry(self) -> None:
-        for group, entry in list(self._unwritten.items()):
-            try:
-                await (self._registry.remove(group) if entry is None else self._registry.publish(entry))
-            except RegistryAwayError as error:
-                log.warning("registry not written, will try again", group=group, error=str(error))
-            else:
-                if self._unwritten.get(group) is entry:
-                    del self._unwritten[group]
 
     async def _tick(self) -> None:
         last = self._clock()
@@ -308,10 +314,9 @@ class Controller:
         self._heartbeats.heard(name, self._clock())
         async for word in self._watch(facts):
             self._heartbeats.heard(name, self._clock())
-            known, self._busy[name] = self._busy.get(name), word.busy
-            if (
-                word.mood is not Mood.SERVING or word.draining or known != word.busy
-            ):  # a group need not hear that all is well
+            known, self.words[name] = self.words.get(name), word
+            # a group need not hear that all is well
+            if word.mood is not Mood.SERVING or word.draining or known is None or known.busy != word.busy:
                 self._events.put_nowait((group, word))
         self._events.put_nowait((group, Lost(name, "its process died")))
 
@@ -322,7 +327,7 @@ class Controller:
                 await asyncio.gather(*(self._drain(name, True) for name in names))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(grace):
-                        while any(self._busy.get(name) for name in names):  # noqa: ASYNC110  # told by heartbeats
+                        while any(name in self.words and self.words[name].busy for name in names):  # noqa: ASYNC110  # told by heartbeats
                             await asyncio.sleep(0.05)
             for name in names:
                 self._forget(group, name)
@@ -349,7 +354,7 @@ class Controller:
         self._cancel(f"{group}: watch {name}", exactly=True)
         self._cancel(f"{group}: hire {name}", exactly=True)
         self._heartbeats.forget(name)
-        self._busy.pop(name, None)
+        self.words.pop(name, None)
 
     def _spawn(self, name: str, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
@@ -368,6 +373,11 @@ class Controller:
 
 
 _REFUSED = object()
+
+
+def _next_serial(there: Sequence[Found]) -> int:
+    """A number that none of these workers has in its name."""
+    return max((int(worker.name.rpartition("-")[2]) + 1 for worker in there), default=0)
 
 
 def _told(error: Exception) -> str:

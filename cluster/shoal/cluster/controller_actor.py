@@ -16,7 +16,7 @@ import importlib
 import threading
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,8 @@ import structlog
 
 from shoal.cluster import logs
 from shoal.cluster.admin import AdminServer
+from shoal.cluster.autoscale import AutoscalePolicy
+from shoal.cluster.autoscaler import Autoscaler
 from shoal.cluster.balancer import Balancer
 from shoal.cluster.controller import Controller
 from shoal.cluster.desired_file import follow, said_by
@@ -65,6 +67,7 @@ class Declared:
     expert_copies: int = 0
     rebalance_period: float = 0.0
     chaos: bool = False
+    autoscale: AutoscalePolicy = field(default_factory=AutoscalePolicy)
     desired_file: str = ""
     """A file on this node that is watched for other sizes; empty: none."""
 
@@ -114,6 +117,8 @@ class ControllerActor:
                     desired = await registry.desired() or d.desired
                 else:
                     await registry.forget_desired()
+                if not d.autoscale.enabled:
+                    await registry.forget_autoscale()
                 epochs = [await registry.last_epoch(f"g{number}") for number in range(desired.groups)]
                 break
             except RegistryAwayError:
@@ -143,6 +148,10 @@ class ControllerActor:
             self._controller, registry, balancer, saboteur, d.policy, desired, d.stop_grace, d.worker.tls
         )
         await self._admin.start(host)
+        if d.autoscale.enabled:
+            admin = self._admin
+            autoscaler = Autoscaler(d.autoscale, self._controller, registry, lambda: admin.desired, admin.want)
+            self._autoscaling = asyncio.create_task(autoscaler.run())
         if d.desired_file:
             # After a restart the file counts as acted on: a later `shoal scale` must not be undone.
             seen = said_by(Path(d.desired_file), d.desired) if again else d.desired

@@ -51,5 +51,8 @@ class Fleet(Protocol):
     async def dismiss(self, name: str, grace: float) -> None:
         """Let it end, then give its place back. Never raises; safe to repeat."""
 
+    async def groups(self) -> list[str]:
+        """Names of the groups that have workers."""
+
     async def survey(self, group: str) -> list[Found]:
         """The group's workers that live."""

@@ -173,6 +173,10 @@ class Word:
     busy: bool
     why: str = ""
     draining: bool = False
+    kv_used: float = 0.0
+    """Share of its KV blocks in use."""
+    queue_seconds: float = 0.0
+    """How long the first in its queue has waited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from shoal.cluster import ray_session, runfile, topology
+from shoal.cluster.autoscale import AutoscalePolicy
 from shoal.cluster.config import ClusterConfig, Settings
 from shoal.cluster.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
@@ -59,6 +60,7 @@ class LocalCluster:
             raise ConfigError("cluster.model is missing: name a checkpoint directory, for instance with --model DIR")
         self._model = str(Path(self.config.model).absolute())
         self._worker = settings.worker(model=self._model)
+        self._autoscale = settings.autoscale()
         state_dir = Path(self.config.state_dir).absolute()
         self._state_dir = state_dir
         drain = {} if settings.given("router.drain_seconds") else {"drain_seconds": self.config.stop_grace}
@@ -142,7 +144,7 @@ class LocalCluster:
         from shoal.cluster.controller_handle import ControllerHandle
 
         left = max(1.0, self._deadline - time.monotonic())
-        declared = declare(self.config, self._worker, session, redis_url, left)
+        declared = declare(self.config, self._worker, session, redis_url, left, self._autoscale)
         topology.require_room(declared.need, self.config.ranks, session.resources)
         self._say(f"starting {self.config.ranks} workers on {declared.worker.device.upper()}")
         self._controller = ControllerHandle(declared, session.node_id)
@@ -245,7 +247,12 @@ def conduct(cluster: LocalCluster, body: Callable[[RunFile], None], stopping: Ca
 
 
 def declare(
-    config: ClusterConfig, worker: WorkerConfig, session: RaySession, redis_url: str, timeout: float
+    config: ClusterConfig,
+    worker: WorkerConfig,
+    session: RaySession,
+    redis_url: str,
+    timeout: float,
+    autoscale: AutoscalePolicy,
 ) -> Declared:
     """What a controller is told, on this Ray. A start that takes longer than `timeout` seconds has failed."""
     from shoal.cluster.controller_actor import Declared
@@ -271,6 +278,7 @@ def declare(
         expert_copies=config.expert_copies,
         rebalance_period=config.rebalance_period,
         chaos=config.chaos,
+        autoscale=autoscale,
     )
 
 

@@ -130,9 +130,13 @@ class RayFleet:
             log.debug("a worker did not stop by itself", worker=name, error=str(error))
         await self.kill(name, None)
 
+    async def groups(self) -> list[str]:
+        """By the same names."""
+        return sorted({name.rpartition("-")[0] for name in await asyncio.to_thread(_names_of, r"g\d+")})
+
     async def survey(self, group: str) -> list[Found]:
         """By the names of actors and of placement groups."""
-        names = await asyncio.to_thread(_names_of, group)
+        names = await asyncio.to_thread(_names_of, re.escape(group))
         return list(await asyncio.gather(*(self._look(name) for name in names)))
 
     async def _look(self, name: str) -> Found:
@@ -166,11 +170,12 @@ def obstacle_of(error: RayError) -> Obstacle:
     return Obstacle.UNFIT if isinstance(cause, UnfitError) else Obstacle.OTHER
 
 
-def _names_of(group: str) -> list[str]:
+def _names_of(groups: str) -> list[str]:
+    """Of workers whose group has a name of this pattern."""
     places = placement_group_table()
     names = {place["name"] for place in places.values() if place["state"] != "REMOVED"}
     names |= set(ray.util.list_named_actors())
-    return sorted(name for name in names if re.fullmatch(re.escape(group) + r"-\d+", name))
+    return sorted(name for name in names if re.fullmatch(groups + r"-\d+", name))
 
 
 def _remove(name: str) -> None:

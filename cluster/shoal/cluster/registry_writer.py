@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from redis.exceptions import RedisError
 
 from shoal.router.store.connect import connect
+from shoal.wire.load import AUTOSCALE_KEY, LOAD_FIELD, LOADS_KEY, AutoscaleEntry, RouterLoad
 from shoal.wire.registry import (
     CONTROLLER_KEY,
     DESIRED_KEY,
@@ -36,12 +37,16 @@ class Registry(Protocol):
     async def last_epoch(self, group: str) -> int:
         """Epoch of the group's record, 0 without one. Raises RegistryAwayError."""
 
+    async def groups(self) -> list[str]:
+        """Names of the groups that have a record. Raises RegistryAwayError."""
+
 
 class RedisRegistry:
     """The registry in Redis. Every command is answered or given up within `timeout` seconds."""
 
     def __init__(self, url: str, timeout: float = 2.0) -> None:
         self._client: Any = connect(url, timeout=timeout)
+        self._read_to = b""
 
     async def publish(self, entry: GroupEntry) -> None:
         """First the record, then its name in the set: nobody ever finds a name without a record."""
@@ -62,6 +67,11 @@ class RedisRegistry:
         except ValueError:
             return 0
 
+    async def groups(self) -> list[str]:
+        """See `Registry`."""
+        names = await self._do(self._client.smembers(GROUPS_KEY))
+        return sorted(name.decode() if isinstance(name, bytes) else name for name in names)
+
     async def remove(self, group: str) -> None:
         """First its name, then the record."""
         await self._do(self._client.srem(GROUPS_KEY, group))
@@ -81,6 +91,35 @@ class RedisRegistry:
     async def forget_desired(self) -> None:
         """What is declared at the start counts again. Raises RegistryAwayError."""
         await self._do(self._client.delete(DESIRED_KEY))
+
+    async def loads(self) -> list[RouterLoad]:
+        """What routers said since this was asked last, the oldest first; what is not readable is left out. The first
+        time: nothing, for who knows how old that is. Raises RegistryAwayError."""
+        if not self._read_to:
+            newest = await self._do(self._client.xrevrange(LOADS_KEY, count=1))
+            self._read_to = newest[0][0] if newest else b"0-0"
+            return []
+        entries = await self._do(self._client.xrange(LOADS_KEY, min=b"(" + self._read_to))
+        loads = []
+        for self._read_to, fields in entries:
+            with contextlib.suppress(ValueError):
+                loads.append(RouterLoad.decode(fields.get(LOAD_FIELD, b"")))
+        return loads
+
+    async def autoscale(self) -> AutoscaleEntry | None:
+        """What an autoscaler said last; None: nothing, or nothing readable. Raises RegistryAwayError."""
+        raw = await self._do(self._client.get(AUTOSCALE_KEY))
+        with contextlib.suppress(ValueError):
+            return AutoscaleEntry.decode(raw) if raw is not None else None
+        return None
+
+    async def tell_autoscale(self, entry: AutoscaleEntry) -> None:
+        """What the autoscaler sees and decided last. Raises RegistryAwayError."""
+        await self._do(self._client.set(AUTOSCALE_KEY, entry.encode()))
+
+    async def forget_autoscale(self) -> None:
+        """There is none. Raises RegistryAwayError."""
+        await self._do(self._client.delete(AUTOSCALE_KEY))
 
     async def announce_controller(self, address: str) -> None:
         """Where the admin API listens. Raises RegistryAwayError."""

@@ -55,7 +55,8 @@ class WorkerWatch:
 def word_of(name: str, word: watch_pb2.WatchResponse) -> Word:
     """What a message means for the group."""
     mood = Mood.LEAVING if word.leaving else _MOODS.get(word.state, Mood.SERVING)
-    return Word(name, word.epoch, mood, busy=word.running + word.waiting > 0, why=word.why, draining=word.draining)
+    busy = word.running + word.waiting > 0
+    return Word(name, word.epoch, mood, busy, word.why, word.draining, word.kv_used, word.queue_seconds)
 
 
 async def _listens(address: str) -> bool:

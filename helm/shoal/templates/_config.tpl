@@ -9,6 +9,7 @@
       "state_dir" "/tmp/shoal"
       "log_format" "json"
       "insecure" true)
+    "autoscale" (dict)
     "worker" (dict
       "device" .Values.worker.device
       "threads" (int .Values.worker.threads)
@@ -48,7 +49,7 @@
 {{- if .Values.redis.external.caSecret }}
 {{- $_ := set $common.tls "redis_ca" "/etc/shoal/redis-ca/ca.crt" }}
 {{- end }}
-{{- range $section := list "cluster" "worker" "router" "access" "limits" "audit" "safeguards" "tls" }}
+{{- range $section := list "cluster" "autoscale" "worker" "router" "access" "limits" "audit" "safeguards" "tls" }}
 [{{ $section }}]
 {{- $merged := merge (dict) (get $common $section) (get $.Values.config $section | default dict) }}
 {{- range $key := keys $merged | sortAlpha }}

@@ -114,6 +114,8 @@ class Metrics:
         """The current request got `tokens` tokens."""
         self._output.inc(tokens)
         if (tally := CURRENT.get()) is not None:
+            if tally.generated == 0:
+                tally.on_first()
             tally.generated += tokens
             self._in_flight += tokens
 

@@ -50,6 +50,7 @@ from shoal.router.inference.once import Once
 from shoal.router.inference.opening import Openings
 from shoal.router.inference.resume import Resumer
 from shoal.router.inference.service import InferenceService
+from shoal.router.load_teller import LoadTeller
 from shoal.router.metrics import Metrics, MetricsServer
 from shoal.router.protection import Protection
 from shoal.router.redis_parts import RedisParts
@@ -140,7 +141,9 @@ class Router:
         generator = Generator(backend, tokenizer, self.metrics, config.max_choices, config.model, keeper)
         models = Models(chat, self.pool, tokenizer, toolbox.names, time.time())
         self._protection = Protection.build(config, self.redis.client)
-        self._watch = Watch(self.metrics, WaitingLine(time.monotonic), Tracing.of("shoal-router"))
+        room, first_token = WaitingLine(time.monotonic), WaitingLine(time.monotonic)
+        self._watch = Watch(self.metrics, room, first_token, Tracing.of("shoal-router"))
+        self._load = LoadTeller(config.router_id, room, first_token)
         resumer = Resumer(keeper, chat, generator)
         once = Once(self.redis.claims, resumer, config.journal_seconds, config.lease_seconds)
         front = Front(chat, generator, resumer, once, self._protection, self.admission, self._watch)
@@ -185,6 +188,7 @@ class Router:
         self.metrics.registry_age.set_function(lambda: self.membership.age)
         if self.redis.client is not None:
             self._keep_running("membership", self.membership.watch(self.redis.client, config.registry_poll))
+            self._keep_running("load", self._load.run(self.redis.client))
         self.redis.start(self._keep_running)
         self._keep_running("health", self._report_health())
         await self._server.start()

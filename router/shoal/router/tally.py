@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ class Tally:
     """Of those generated; known at the end."""
     cached: int = 0
     """Of the prompt, found in a worker's cache; known at the end."""
+    on_first: Callable[[], None] = lambda: None
+    """Called with the first token of any choice."""
 
 
 CURRENT: ContextVar[Tally | None] = ContextVar("tally", default=None)

@@ -47,6 +47,9 @@ class Watch:
 
     metrics: Metrics
     line: WaitingLine
+    """Who waits for room."""
+    first_token: WaitingLine
+    """Who waits for a first token."""
     tracing: Tracing
 
     @contextlib.contextmanager
@@ -61,7 +64,7 @@ class Watch:
             structlog.contextvars.bind_contextvars(trace=call.traceparent[3:35])
         error = "cancelled"
         try:
-            with self.line.joined() as leave_line:
+            with self.line.joined() as leave_line, self.first_token.joined() as tally.on_first:
                 yield Watched(call, tally, span, self.metrics, leave_line)
             error = ""
         except Exception as raised:

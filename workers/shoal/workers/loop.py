@@ -129,6 +129,7 @@ class EngineLoop:
                 raise NotReadyError(self.why or "this worker is shutting down")
             self.engine.check(sequence, backlog=self._inbox.qsize())
             self._check_attempt(sequence)
+            sequence.waits_since = time.monotonic()
             self._inbox.put(sequence)
         self._alarm.ring()
 
@@ -285,7 +286,7 @@ class EngineLoop:
                 step=step,
                 running=len(engine.running),
                 waiting=len(engine.waiting),
-                kv_used=1.0 - engine.kv.full.num_free / engine.kv.full.num_blocks,
+                kv_used=engine.kv_used,
             )
             self._post.hand_over(partial(step_messages, frame, outputs))
         for output in outputs:

@@ -335,6 +335,8 @@ class Worker:
             waiting=len(engine.waiting),
             draining=loop.draining,
             leaving=loop.leaving,
+            kv_used=engine.kv_used,
+            queue_seconds=engine.queue_seconds(time.monotonic()),
         )
 
     def _want(self, spec: GroupSpec, entering: bool) -> None:

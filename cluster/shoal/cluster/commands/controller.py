@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from shoal.cluster import launch, logs, ray_session
+from shoal.cluster.autoscale import AutoscalePolicy
 from shoal.cluster.config import ClusterConfig, Settings
 from shoal.cluster.desired_file import wanted
 from shoal.cluster.errors import ConfigError, StartError
@@ -33,11 +34,11 @@ def run(settings: Settings, desired: Path | None) -> None:
         raise ConfigError("cluster.redis_url is missing: routers find the workers through it")
     if desired is not None:
         config = dataclasses.replace(config, **wanted(desired))
-    worker = settings.worker(model=str(Path(config.model).absolute()))
+    worker, autoscale = settings.worker(model=str(Path(config.model).absolute())), settings.autoscale()
     give_up = time.monotonic() + config.start_timeout
     while True:
         try:
-            _start(config, worker, desired, max(1.0, give_up - time.monotonic()))
+            _start(config, worker, autoscale, desired, max(1.0, give_up - time.monotonic()))
             return
         except StartError as error:
             if time.monotonic() + _RETRY > give_up:
@@ -46,7 +47,9 @@ def run(settings: Settings, desired: Path | None) -> None:
             time.sleep(_RETRY)
 
 
-def _start(config: ClusterConfig, worker: WorkerConfig, desired: Path | None, timeout: float) -> None:
+def _start(
+    config: ClusterConfig, worker: WorkerConfig, autoscale: AutoscalePolicy, desired: Path | None, timeout: float
+) -> None:
     from shoal.cluster.controller_handle import ControllerHandle
 
     session = ray_session.connect(config.ray_address or "auto", config.namespace, Path(config.state_dir))
@@ -54,7 +57,7 @@ def _start(config: ClusterConfig, worker: WorkerConfig, desired: Path | None, ti
         if ControllerHandle.exists():
             log.info("a controller runs here already", namespace=config.namespace)
             return
-        declared = launch.declare(config, worker, session, config.redis_url, timeout)
+        declared = launch.declare(config, worker, session, config.redis_url, timeout, autoscale)
         if desired is not None:
             declared = dataclasses.replace(declared, desired_file=str(desired.absolute()))
         ControllerHandle(declared, session.node_id).begin(timeout)

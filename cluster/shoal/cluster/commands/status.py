@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from shoal.cluster.config import Settings
 from shoal.cluster.errors import UnhealthyError
 from shoal.cluster.own_access import OwnAccess
 from shoal.proto.v1 import worker_pb2
+from shoal.wire.load import AUTOSCALE_KEY, AutoscaleEntry
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, group_key
 
 _TIMEOUT = 3.0  # seconds for each question
@@ -42,6 +45,7 @@ def look(address: str, redis_url: str, access: OwnAccess | None = None) -> dict[
     """Router, groups and workers as plain values; what does not answer is told as such, nothing is raised."""
     generates, keeps = (health(address, _TIMEOUT, service, access) for service in (INFERENCE, SESSIONS))
     problem, entries = read_registry(redis_url) if redis_url else ("", [])
+    scaling = read_autoscale(redis_url) if redis_url and not problem else None
     groups = [_group(entry, access) for entry in entries]
     serving = generates == "SERVING" and (keeps == "SERVING" or not redis_url)
     healthy = serving and not problem and all(group["ready"] for group in groups)
@@ -49,6 +53,7 @@ def look(address: str, redis_url: str, access: OwnAccess | None = None) -> dict[
         "router": {"address": address, "inference": generates, "sessions": keeps},
         "registry": problem or "ok",
         "groups": groups,
+        "autoscale": dataclasses.asdict(scaling) if scaling is not None else None,
         "healthy": healthy,
     }
 
@@ -66,6 +71,18 @@ def read_registry(redis_url: str) -> tuple[str, list[GroupEntry]]:
         return f"{type(error).__name__}: {error}", []
     finally:
         client.close()
+
+
+def read_autoscale(redis_url: str) -> AutoscaleEntry | None:
+    """What the autoscaler sees and decided last; None: there is none, or Redis does not say."""
+    import redis
+
+    with redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT) as client:
+        try:
+            raw = client.get(AUTOSCALE_KEY)
+            return AutoscaleEntry.decode(_text(raw).encode()) if raw is not None else None
+        except (redis.RedisError, OSError, ValueError):
+            return None
 
 
 def _text(raw: bytes | str) -> str:
@@ -124,6 +141,23 @@ def _print(report: dict[str, Any], console: Console) -> None:
             tokens = str(worker.get("generated_tokens", ""))
             table.add_row(str(worker["rank"]), worker["address"], state, *figures, used, tokens)
         console.print(table)
+    if report["autoscale"] is not None:
+        console.print(autoscale_words(AutoscaleEntry(**report["autoscale"])), highlight=False)
+
+
+def autoscale_words(entry: AutoscaleEntry) -> str:
+    """What it sees, and what it decided last and why.
+
+    >>> entry = AutoscaleEntry(2, 1, 4, 0.25, 0.5, 1.5, "", before=1, after=2, why="queue too long")
+    >>> autoscale_words(entry).partition(" at ")[0]
+    'autoscale: 2 groups of 1 to 4; queue 0.25 s, KV 50%, first token 1.50 s; last: 1 -> 2'
+    """
+    feels = f"queue {entry.queue_seconds:.2f} s, KV {entry.kv_used:.0%}, first token {entry.first_token_seconds:.2f} s"
+    words = f"autoscale: {entry.groups} groups of {entry.least} to {entry.most}; {feels}"
+    if entry.before:
+        when = datetime.fromtimestamp(entry.when).astimezone().isoformat(sep=" ", timespec="seconds")
+        words += f"; last: {entry.before} -> {entry.after} at {when}: {entry.why}"
+    return words + (f"; now: {entry.doing}" if entry.doing else "")
 
 
 def _coloured(state: str) -> str:

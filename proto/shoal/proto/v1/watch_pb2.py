@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashoal/proto/v1/watch.proto\x12\x0eshoal.proto.v1\"!\n\x0cWatchRequest\x12\x11\n\tperiod_ms\x18\x01 \x01(\r\"\x9c\x01\n\rWatchResponse\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.shoal.proto.v1.WorkerState\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x0f\n\x07waiting\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x0f\n\x07leaving\x18\x07 \x01(\x08*\xbe\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_STATE_IDLE\x10\x01\x12\x18\n\x14WORKER_STATE_SERVING\x10\x02\x12\x17\n\x13WORKER_STATE_PAUSED\x10\x03\x12\x17\n\x13WORKER_STATE_BROKEN\x10\x04\x12\x16\n\x12WORKER_STATE_UNFIT\x10\x05\x12\x16\n\x12WORKER_STATE_ENDED\x10\x06\x32\\\n\x12WorkerWatchService\x12\x46\n\x05Watch\x12\x1c.shoal.proto.v1.WatchRequest\x1a\x1d.shoal.proto.v1.WatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashoal/proto/v1/watch.proto\x12\x0eshoal.proto.v1\"!\n\x0cWatchRequest\x12\x11\n\tperiod_ms\x18\x01 \x01(\r\"\xc4\x01\n\rWatchResponse\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.shoal.proto.v1.WorkerState\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x0f\n\x07waiting\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x0f\n\x07leaving\x18\x07 \x01(\x08\x12\x0f\n\x07kv_used\x18\x08 \x01(\x02\x12\x15\n\rqueue_seconds\x18\t \x01(\x02*\xbe\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_STATE_IDLE\x10\x01\x12\x18\n\x14WORKER_STATE_SERVING\x10\x02\x12\x17\n\x13WORKER_STATE_PAUSED\x10\x03\x12\x17\n\x13WORKER_STATE_BROKEN\x10\x04\x12\x16\n\x12WORKER_STATE_UNFIT\x10\x05\x12\x16\n\x12WORKER_STATE_ENDED\x10\x06\x32\\\n\x12WorkerWatchService\x12\x46\n\x05Watch\x12\x1c.shoal.proto.v1.WatchRequest\x1a\x1d.shoal.proto.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.proto.v1.watch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERSTATE']._serialized_start=241
-  _globals['_WORKERSTATE']._serialized_end=431
+  _globals['_WORKERSTATE']._serialized_start=281
+  _globals['_WORKERSTATE']._serialized_end=471
   _globals['_WATCHREQUEST']._serialized_start=46
   _globals['_WATCHREQUEST']._serialized_end=79
   _globals['_WATCHRESPONSE']._serialized_start=82
-  _globals['_WATCHRESPONSE']._serialized_end=238
-  _globals['_WORKERWATCHSERVICE']._serialized_start=433
-  _globals['_WORKERWATCHSERVICE']._serialized_end=525
+  _globals['_WATCHRESPONSE']._serialized_end=278
+  _globals['_WORKERWATCHSERVICE']._serialized_start=473
+  _globals['_WORKERWATCHSERVICE']._serialized_end=565
 # @@protoc_insertion_point(module_scope)

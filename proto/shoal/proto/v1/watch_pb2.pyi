@@ -92,6 +92,8 @@ class WatchResponse(_message.Message):
     WAITING_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    KV_USED_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     state: Global___WorkerState.ValueType
     """What it does."""
     epoch: _builtins.int
@@ -106,6 +108,10 @@ class WatchResponse(_message.Message):
     """It takes nothing new and waits until nothing runs any more."""
     leaving: _builtins.bool
     """It has been told to end: it should be left out of the next epoch."""
+    kv_used: _builtins.float
+    """Share of its KV blocks in use, 0 to 1."""
+    queue_seconds: _builtins.float
+    """How long the first in its queue has waited to run, in seconds; 0: nobody waits."""
     def __init__(
         self,
         *,
@@ -116,10 +122,12 @@ class WatchResponse(_message.Message):
         waiting: _builtins.int = ...,
         draining: _builtins.bool = ...,
         leaving: _builtins.bool = ...,
+        kv_used: _builtins.float = ...,
+        queue_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "epoch", b"epoch", "leaving", b"leaving", "running", b"running", "state", b"state", "waiting", b"waiting", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "epoch", b"epoch", "kv_used", b"kv_used", "leaving", b"leaving", "queue_seconds", b"queue_seconds", "running", b"running", "state", b"state", "waiting", b"waiting", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
@@ -89,6 +90,15 @@ class Engine:
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
+
+    def queue_seconds(self, now: float) -> float:
+        """How long the first in the queue has waited to run; 0: nobody does (who is preempted has run). Thread-safe."""
+        return max(0.0, now - min((s.waits_since for s in list(self.waiting)), default=now))
+
+    @property
+    def kv_used(self) -> float:
+        """Share of the blocks of full layers in use, 0 to 1. Thread-safe."""
+        return 1.0 - self.kv.full.num_free / self.kv.full.num_blocks
 
     def check(self, sequence: Sequence, backlog: int = 0) -> None:
         """Raise RequestError when the sequence can never be served, OverloadedError when not now. Thread-safe;
@@ -229,6 +239,7 @@ class Engine:
         self.running.append(sequence)
         self.kv.take(sequence.tables, hit)
         sequence.computed = hit.length
+        sequence.waits_since = math.inf
         if sequence.cached == 0:
             sequence.cached = min(hit.length, sequence.prompt_length)
             self.counters.cached_tokens += sequence.cached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 
 from shoal.workers.constraint.cursor import Cursor
@@ -59,6 +60,7 @@ class Sequence:
     stream: str = ""  # which router's stream its tokens go to
     priority: int = 0
     deadline: float = 0.0  # unix seconds; 0: none
+    waits_since: float = math.inf  # on the monotonic clock; inf: it has run, or nobody noted when it came
     prompt_length: int = field(init=False)
     arrival: int = 0  # order of submission, given by the engine
     salt: bytes = b""  # separates tenants in the prefix cache
