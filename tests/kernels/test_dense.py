@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from shoal.kernels import dense, native, target
 from shoal.kernels.dense import linear_torch
 from tests.kernels import reference
 from tests.kernels.cases import Cases
@@ -31,3 +32,24 @@ def test_the_result_is_rounded_once_to_the_dtype_asked_for() -> None:
 
     assert torch.equal(linear_torch(x.float(), weight, bias), wide)
     assert torch.equal(wide.bfloat16(), linear_torch(x, weight, bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_a_residual_is_added_to_the_sums_before_their_rounding(
+    backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rounding, of sum + bias + residual; the residual itself is left alone."""
+    if backend == "native" and (dtype != torch.float32 or not native.available()):
+        pytest.skip("native kernels read fp32, where they could be built")
+    monkeypatch.setenv(target.OVERRIDE, backend)
+    cases = Cases(seed=5, dtype=dtype)
+    x, weight, bias = cases.normal(3, 64), Cases(seed=6).normal(20, 64).bfloat16(), Cases(seed=7).normal(20).bfloat16()
+    residual = Cases(seed=8, dtype=dtype).normal(3, 20)
+    kept = residual.clone()
+
+    found = dense.linear(x, weight, bias, residual=residual)
+
+    wide = dense.linear(x, weight, bias, torch.float32)
+    assert torch.equal((wide + residual.float()).to(dtype), found)
+    assert torch.equal(kept, residual)

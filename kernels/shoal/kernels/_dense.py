@@ -16,7 +16,13 @@ _TILE_T, _TILE_N, _TILE_K = 64, 64, 128
 _OPTIONS = {"num_warps": 4, "num_stages": 4, **ROUND_EACH}
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype | None = None) -> Tensor:
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
     rows, k = x.shape
     n = weight.shape[0]
     out = torch.empty(rows, n, dtype=out_dtype or x.dtype, device=x.device)
@@ -27,11 +33,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtyp
         x,
         weight,
         weight if bias is None else bias,
+        out if residual is None else residual,
         out,
         rows,
         n,
         k,
         BIAS=bias is not None,
+        RESIDUAL=residual is not None,
         COMPUTE=compute_dtype(x),
         TILE_T=_TILE_T,
         TILE_N=_TILE_N,
@@ -46,17 +54,19 @@ def _linear_kernel(
     x,
     weight,
     bias,
+    residual,
     out,
     T,
     N,
     K,
     BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     COMPUTE: tl.constexpr,
     TILE_T: tl.constexpr,
     TILE_N: tl.constexpr,
     TILE_K: tl.constexpr,
 ):
-    """out [T,N] = x [T,K] @ weight [N,K].T + bias [N], computed transposed: weights take the side of many rows."""
+    """out [T,N] = x [T,K] @ weight [N,K].T + bias [N] + residual [T,N], weights on the side of many rows."""
     n = tl.program_id(0) * TILE_N + tl.arange(0, TILE_N)
     t = tl.program_id(1) * TILE_T + tl.arange(0, TILE_T)
     acc = tl.zeros((TILE_N, TILE_T), tl.float32)
@@ -71,8 +81,9 @@ def _linear_kernel(
         acc = tl.dot(w_tile.to(COMPUTE), x_tile.to(COMPUTE), acc, input_precision="ieee")
     if BIAS:
         acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
-    tl.store(
-        out + t[:, None].to(tl.int64) * N + n[None, :],
-        tl.trans(acc).to(out.dtype.element_ty),
-        mask=(t < T)[:, None] & (n < N)[None, :],
-    )
+    place = t[:, None].to(tl.int64) * N + n[None, :]
+    inside = (t < T)[:, None] & (n < N)[None, :]
+    result = tl.trans(acc)
+    if RESIDUAL:
+        result += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)

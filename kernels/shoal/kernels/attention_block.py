@@ -12,7 +12,7 @@ from torch import Tensor
 from shoal.kernels import native
 from shoal.kernels.attention import AttentionBatch, BlockShape, rope_attention
 from shoal.kernels.dense import Weight, linear
-from shoal.kernels.norm import rms_norm
+from shoal.kernels.norm_linear import norm_linear
 from shoal.kernels.target import backend_for
 
 
@@ -60,6 +60,6 @@ def attention_block_torch(
     window: int | None,
 ) -> Tensor:
     """The launchers, one by one, each on the backend of `x`."""
-    qkv = linear(rms_norm(x, weights.norm, shape.eps), weights.qkv, weights.qkv_bias)
+    _, qkv = norm_linear(x, weights.norm, shape.eps, weights.qkv, weights.qkv_bias, x.dtype)
     o = rope_attention(qkv, shape, rope, positions, cache, slots, batch, weights.sinks, window)
-    return x + linear(o, weights.out, weights.out_bias)
+    return linear(o, weights.out, weights.out_bias, residual=x)

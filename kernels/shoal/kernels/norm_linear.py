@@ -11,16 +11,18 @@ from shoal.kernels.norm import rms_norm
 from shoal.kernels.target import backend_for
 
 
-def norm_linear(x: Tensor, norm: Tensor, eps: float, weight: Weight, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x [T,H], norm [H], weight [N,H], bias [N] or None -> (rms_norm(x) [T,H] in x's dtype, fp32 [T,N])."""
-    if backend_for(x) == "native":
+def norm_linear(
+    x: Tensor, norm: Tensor, eps: float, weight: Weight, bias: Tensor | None, out_dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """x [T,H], norm [H], weight [N,H], bias [N] or None -> (rms_norm(x) [T,H] in x's dtype, [T,N] in `out_dtype`)."""
+    if backend_for(x) == "native" and out_dtype == torch.float32:
         return native.norm_linear(x, norm, eps, weight, bias)
-    return norm_linear_torch(x, norm, eps, weight, bias)
+    return norm_linear_torch(x, norm, eps, weight, bias, out_dtype)
 
 
 def norm_linear_torch(
-    x: Tensor, norm: Tensor, eps: float, weight: Weight, bias: Tensor | None
+    x: Tensor, norm: Tensor, eps: float, weight: Weight, bias: Tensor | None, out_dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
     """The launchers, one by one, each on the backend of `x`."""
     normed = rms_norm(x, norm, eps)
-    return normed, linear(normed, weight, bias, torch.float32)
+    return normed, linear(normed, weight, bias, out_dtype)
