@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from shoal.cluster.checkpoint import in_memory
 from shoal.cluster.checkpoint.commands import app
 from shoal.workers.checkpoint import open_checkpoint
 from tests.checkpoint.broken import edit_tensors
@@ -44,6 +45,36 @@ def test_make_refuses(tmp_path: Path, hf: Path) -> None:
     _assert_refused(_run("make", "--preset", "7b", "--out", tmp_path / "t"), "preset: '7b' is not one of tiny")
     _assert_refused(_run("make", "--out", hf), "exists already")
     assert not list(tmp_path.iterdir())
+
+
+def test_make_synthetic(tmp_path: Path) -> None:
+    """`--synthetic` says that answers are noise, in its output and in the directory."""
+    result = _run("make", "--preset", "tiny", "--synthetic", "--out", tmp_path / "t")
+    assert result.exit_code == 0, result.output
+    assert "answers are noise" in result.output
+    assert "answers are noise" in (tmp_path / "t" / "README.md").read_text()
+
+
+def test_make_in_memory(tmp_path: Path) -> None:
+    """`--in-memory` makes this rank's share alone, writes nothing and says what came."""
+    arguments = ("make", "--preset", "tiny", "--synthetic", "--in-memory", "--device", "cpu")
+    result = _run(*arguments, "--ep-size", 4, "--rank", 3)
+    assert result.exit_code == 0, result.output
+    assert "built tiny on cpu as rank 3 of 4" in result.output
+    assert "of 2 experts per layer" in result.output
+    assert "answers are noise" in result.output
+    _assert_refused(_run("make", "--in-memory"), "say --synthetic, and no --out")
+    _assert_refused(_run(*arguments, "--out", tmp_path / "t"), "say --synthetic, and no --out")
+    _assert_refused(_run(*arguments, "--rank", 1), "--rank 1 is not one of 1 that share 8 experts")
+    _assert_refused(_run(*arguments[:-1], "abacus"), "abacus")
+    _assert_refused(_run("make"), "--out names the directory")
+
+
+def test_in_memory_asks_for_room_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is refused before a byte is made, with both sizes."""
+    monkeypatch.setattr(in_memory, "free_bytes", lambda device: 60 << 30)
+    result = _run("make", "--preset", "120b", "--synthetic", "--in-memory", "--device", "cpu")
+    _assert_refused(result, "120b needs 60.77 GiB as rank 0 of 1, 60.00 GiB are free on cpu")
 
 
 def test_inspect(hf: Path) -> None:

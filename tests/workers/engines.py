@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from shoal.cluster.placement import even_placement
 from shoal.kernels import target as targets
+from shoal.workers import alone
+from shoal.workers.alone import EngineSizes
 from shoal.workers.checkpoint import open_checkpoint
-from shoal.workers.engine.engine import Engine, EngineLimits
-from shoal.workers.engine.scheduler import Limits
+from shoal.workers.checkpoint.source import WeightSource
+from shoal.workers.engine.engine import Engine
 from shoal.workers.engine.sequence import Sequence, SequenceKey, StopParams
-from shoal.workers.experts.exchange import Exchange, LocalExchange
+from shoal.workers.experts.exchange import Exchange
 from shoal.workers.experts.placement import Placement
-from shoal.workers.kv.manager import KvManager
-from shoal.workers.kv.memory import plan_kv
-from shoal.workers.model.kv_cache import allocate
-from shoal.workers.model.model import Model
-from shoal.workers.model.moe import ExpertLayer
 from shoal.workers.model.sampling import SamplingParams
-from shoal.workers.model.weights import load_dense, load_experts
 
 GREEDY = SamplingParams(temperature=0.0)
 
 
-def make_engine(
-    path: Path,
+def make_engine(path: Path, **options: Any) -> Engine:
+    """An engine over a real checkpoint; by default alone in its group. See `engine_of`."""
+    return engine_of(open_checkpoint(path), **options)
+
+
+def engine_of(
+    source: WeightSource,
     *,
     kv_tokens: int = 2048,
     batch_tokens: int = 256,
@@ -40,31 +41,12 @@ def make_engine(
     exchange: Exchange | None = None,
     placement: Placement | None = None,
 ) -> Engine:
-    """An engine over a real checkpoint; by default alone in its group."""
-    checkpoint = open_checkpoint(path)
-    config, target = checkpoint.config, targets.choose(device, int8=int8)
-    exchange = exchange or LocalExchange()
-    placement = placement or even_placement(config.num_layers, config.num_experts, 1)
-    plan = plan_kv(
-        config,
-        block_size=block_size,
-        batch_size=batch_size,
-        batch_tokens=batch_tokens,
-        itemsize=target.dtype.itemsize,
-        tokens=kv_tokens,
-    )
-    max_context = min(config.max_context, kv_tokens)
-    kv = allocate(config, plan, target.dtype, target.device)
-    model = Model(config, target, load_dense(checkpoint, target.device), kv, max_context)
-    held = [placement.experts_of(layer, exchange.rank) for layer in range(config.num_layers)]
-    model.experts = tuple(
-        ExpertLayer(config, i, load_experts(checkpoint, i, ids, target.device, int8=int8), exchange)
-        for i, ids in enumerate(held)
-    )
-    window = max((w for w in config.layer_windows if w is not None), default=1)
-    manager = KvManager(plan.num_full, plan.num_sliding, block_size, window, caching=caching)
-    limits = EngineLimits(Limits(batch_size, batch_tokens, block_size), 1024, max_context, speculate)
-    return Engine(model, exchange, manager, limits, tuple(bytes([i % 256]) for i in range(config.vocab_size)))
+    """An engine over any weights; by default on the CPU, alone in its group."""
+    sizes = EngineSizes(
+        batch_size=batch_size, batch_tokens=batch_tokens, block_size=block_size, kv_tokens=kv_tokens, caching=caching,
+        speculative_tokens=speculate,
+    )  # fmt: skip
+    return alone.make_engine(source, targets.choose(device, int8=int8), sizes, exchange, placement)
 
 
 def sequence(

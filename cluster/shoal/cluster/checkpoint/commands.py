@@ -17,32 +17,76 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.cluster.checkpoint.inspect import Summary
+    from shoal.cluster.checkpoint.presets import Preset
 
 app = typer.Typer(no_args_is_help=True, help="Make, inspect and verify checkpoint directories.")
 WRONG = 2  # exit code: the input is at fault
+NOISE = "; its weights are synthetic: answers are noise"
 
 Directory = Annotated[Path, typer.Argument(help="Checkpoint directory, or its original/.", show_default=False)]
 
 
 @app.command()
 def make(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write; must not exist or be empty.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory to write; must not exist or be empty.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="tiny, small, 20b or 120b.")] = "tiny",
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     layout: Annotated[Literal["hf", "original"], typer.Option(help="Hugging Face's or OpenAI's.")] = "hf",
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Cheap noise, as fast as a disk takes it: for measuring at full size.")
+    ] = False,
+    in_memory: Annotated[
+        bool,
+        typer.Option("--in-memory", help="Write nothing: build them on the device and say what came."),
+    ] = False,
+    device: Annotated[str, typer.Option(help="With --in-memory: auto, cpu or cuda.")] = "auto",
+    ep_size: Annotated[int, typer.Option(help="With --in-memory: ranks that share the experts.", min=1)] = 1,
+    rank: Annotated[int, typer.Option(help="With --in-memory: whose experts.", min=0)] = 0,
 ) -> None:
     """Write a checkpoint of seeded random weights in the exact published layout."""
-    from shoal.cluster.checkpoint.make import make_checkpoint
     from shoal.cluster.checkpoint.presets import find_preset
 
     try:
         shape = find_preset(preset)
     except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(WRONG) from None
+        raise _wrong(str(error)) from None
+    if in_memory:
+        if not synthetic or out is not None:
+            raise _wrong("--in-memory builds synthetic weights and writes nothing: say --synthetic, and no --out")
+        if rank >= ep_size or ep_size > shape.num_experts:
+            raise _wrong(f"--rank {rank} is not one of {ep_size} that share {shape.num_experts} experts")
+        _build_in_memory(shape, seed, device, ep_size, rank)
+        return
+    if out is None:
+        raise _wrong("--out names the directory to write")
+    from shoal.cluster.checkpoint.make import make_checkpoint
+
     with _one_line_errors(), _bar("writing") as progress:
-        made = make_checkpoint(out, shape, seed, layout, progress=progress)
-    typer.echo(f"made {preset} in {made}")
+        made = make_checkpoint(out, shape, seed, layout, progress=progress, synthetic=synthetic)
+    typer.echo(f"made {preset} in {made}{NOISE if synthetic else ''}")
+
+
+def _build_in_memory(shape: Preset, seed: int, device: str, ep_size: int, rank: int) -> None:
+    from shoal.cluster.checkpoint.in_memory import build
+    from shoal.kernels.target import BackendError
+    from shoal.workers.errors import NoRoomError
+
+    try:
+        built = build(shape, seed, device, ep_size, rank)
+    except (BackendError, NoRoomError) as error:
+        raise _wrong(str(error)) from None
+    typer.echo(
+        f"built {shape.name} on {built.device} as rank {rank} of {ep_size}: {_size(built.dense_bytes)} dense, "
+        f"{_size(built.expert_bytes)} of {built.experts} experts per layer, in {built.seconds:.1f} s{NOISE}"
+    )
+
+
+def _wrong(message: str) -> typer.Exit:
+    """One line on stderr, and the exit to raise."""
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(WRONG)
 
 
 @app.command()

@@ -12,14 +12,17 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from math import prod
 from pathlib import Path
 
-from shoal.cluster.checkpoint import side_files
+from torch import Tensor
+
+from shoal.cluster.checkpoint import side_files, weights
 from shoal.cluster.checkpoint.presets import Preset, find_preset
 from shoal.cluster.checkpoint.shards import ShardWriter, nbytes, plan_shards
 from shoal.cluster.checkpoint.tokenizer import tokenizer_json
-from shoal.cluster.checkpoint.weights import Piece, draw, pieces
+from shoal.workers.checkpoint import synthetic as synthetic_weights
 from shoal.workers.checkpoint.checkpoint import byte_view
 from shoal.workers.checkpoint.directory import INDEX
 from shoal.workers.checkpoint.error import CheckpointError
@@ -27,6 +30,7 @@ from shoal.workers.checkpoint.layout import Layout, TensorSpec, hf_specs, origin
 from shoal.workers.model.config import ModelConfig
 
 Progress = Callable[[int, int], None]  # bytes written so far, bytes in all
+Draw = Callable[[], list[tuple[str, int, Tensor]]]  # a piece's (HF name, byte offset in that tensor, values)
 _SIDE_FILES = 64 << 20  # bytes; more than the tokenizer and the headers of the largest preset need
 
 
@@ -39,6 +43,7 @@ def make_checkpoint(
     progress: Progress | None = None,
     largest_shard: int | None = None,
     threads: int | None = None,
+    synthetic: bool = False,
 ) -> Path:
     """Writes a checkpoint of seeded random weights to the directory `path` and returns it.
 
@@ -51,6 +56,8 @@ def make_checkpoint(
         progress: called from this thread after each piece.
         largest_shard: bytes of data in one file; by default about what was published.
         threads: pieces drawn at once; by default one per core, at most 8.
+        synthetic: cheaper noise, made as fast as a disk takes it (`workers/checkpoint/synthetic.py`), for measuring at
+            full size; a README.md in the directory says so.
 
     Raises:
         ValueError: there is no such preset.
@@ -65,14 +72,17 @@ def make_checkpoint(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.making-", dir=target.parent))
-        weights = staging if layout == "hf" else staging / "original"
-        weights.mkdir(exist_ok=True)
-        _write_side_files(staging, weights, shape, layout)
+        folder = staging if layout == "hf" else staging / "original"
+        folder.mkdir(exist_ok=True)
+        _write_side_files(staging, folder, shape, layout)
+        if synthetic:
+            (staging / "README.md").write_text(side_files.synthetic_readme(shape, seed), encoding="utf-8")
         if len(shards) > 1:
             placed = {spec.name: shard.name for shard in shards for spec in shard.specs}
-            _write_json(weights / INDEX, side_files.index(placed, total))
-        with ShardWriter(weights, shards) as writer:
-            _write_weights(writer, shape.config(), seed, layout, total, progress, threads)
+            _write_json(folder / INDEX, side_files.index(placed, total))
+        with ShardWriter(folder, shards) as writer:
+            drawn = _synthetic(shape.config(), seed) if synthetic else _random(shape.config(), seed)
+            _write_weights(writer, drawn, shape.config(), layout, total, progress, threads)
         staging.chmod(0o755)  # mkdtemp makes it private
         os.replace(staging, target)
         staging = None
@@ -96,12 +106,12 @@ def _check_target(target: Path, total: int) -> None:
         raise CheckpointError(parent, "disk too small", expected=f"{total + _SIDE_FILES} bytes free", found=free)
 
 
-def _write_side_files(root: Path, weights: Path, preset: Preset, layout: Layout) -> None:
+def _write_side_files(root: Path, folder: Path, preset: Preset, layout: Layout) -> None:
     if layout == "hf":
-        _write_json(weights / "config.json", side_files.hf_config(preset))
+        _write_json(folder / "config.json", side_files.hf_config(preset))
     else:
-        _write_json(weights / "config.json", side_files.original_config(preset))
-        _write_json(weights / "dtypes.json", side_files.original_dtypes(original_specs(preset.config())))
+        _write_json(folder / "config.json", side_files.original_config(preset))
+        _write_json(folder / "dtypes.json", side_files.original_dtypes(original_specs(preset.config())))
     _write_json(root / "generation_config.json", side_files.generation_config(preset))
     _write_json(root / "tokenizer_config.json", side_files.tokenizer_config(preset))
     (root / "tokenizer.json").write_text(tokenizer_json(preset), encoding="utf-8")
@@ -111,10 +121,18 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def _random(config: ModelConfig, seed: int) -> Iterator[Draw]:
+    return (partial(weights.draw, piece, seed) for piece in weights.pieces(config))
+
+
+def _synthetic(config: ModelConfig, seed: int) -> Iterator[Draw]:
+    return (partial(synthetic_weights.draw, piece, seed) for piece in synthetic_weights.pieces(config))
+
+
 def _write_weights(
     writer: ShardWriter,
+    drawn: Iterator[Draw],
     config: ModelConfig,
-    seed: int,
     layout: Layout,
     total: int,
     progress: Progress | None,
@@ -122,9 +140,9 @@ def _write_weights(
 ) -> None:
     places = {spec.name: _place(spec.name, spec.shape, config, layout) for spec in hf_specs(config)}
 
-    def write(piece: Piece) -> int:
+    def write(draw: Draw) -> int:
         size = 0
-        for name, offset, values in draw(piece, seed):
+        for name, offset, values in draw():
             stored, start = places[name]
             writer.write(stored, start + offset, byte_view(values))
             size += values.nbytes
@@ -134,7 +152,7 @@ def _write_weights(
     count = threads or min(8, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(count, "checkpoint")
     try:
-        for size in _in_flight(pool, write, pieces(config), 2 * count):
+        for size in _in_flight(pool, write, drawn, 2 * count):
             done += size
             if progress is not None:
                 progress(done, total)
@@ -144,7 +162,7 @@ def _write_weights(
 
 
 def _in_flight(
-    pool: ThreadPoolExecutor, work: Callable[[Piece], int], items: Iterable[Piece], most: int
+    pool: ThreadPoolExecutor, work: Callable[[Draw], int], items: Iterable[Draw], most: int
 ) -> Iterator[int]:
     """`map` in order with at most `most` items begun and not yet returned: there may be a million of them."""
     running: deque[Future[int]] = deque()

@@ -117,3 +117,13 @@ def tokenizer_config(preset: Preset) -> dict[str, object]:
 def index(placed: Mapping[str, str], total_size: int) -> dict[str, object]:
     """model.safetensors.index.json: `placed` maps tensors to file names, `total_size` counts tensor bytes."""
     return {"metadata": {"total_size": total_size}, "weight_map": {name: placed[name] for name in sorted(placed)}}
+
+
+def synthetic_readme(preset: Preset, seed: int) -> str:
+    """README.md of a directory of synthetic weights."""
+    return f"""# Synthetic weights: answers are noise
+
+Made by `shoal checkpoint make --preset {preset.name} --synthetic --seed {seed}`: seeded random bytes in the exact
+shapes of the preset, with realistic scales. Good for measuring speed, memory and start-up at full size. Nothing was
+trained: whatever this model says is noise.
+"""

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import mxfp4
-from shoal.workers.checkpoint.layout import GROUP, TensorSpec, hf_specs
+from shoal.workers.checkpoint.layout import GROUP, hf_specs
+from shoal.workers.checkpoint.synthetic import spread
 from shoal.workers.model.config import ModelConfig
 
 # Values drawn at once: what fits in a core's cache. Part of what a seed means: changing it changes every checkpoint.
@@ -48,30 +49,11 @@ def pieces(config: ModelConfig) -> Iterator[Piece]:
         quantised = spec.name.endswith("_blocks")
         columns = spec.shape[-2] * GROUP if quantised else spec.shape[-1]
         rows = prod(spec.shape[:2]) if quantised else prod(spec.shape[:-1])
-        mean, deviation = _distribution(spec, columns, config)
+        values = spread(spec.name, columns)
         name = spec.name.removesuffix("_blocks")
         step = max(1, _PIECE // columns)
         for first in range(0, rows, step):
-            yield Piece(name, first, min(first + step, rows), columns, mean, deviation, quantised)
-
-
-def _distribution(spec: TensorSpec, columns: int, config: ModelConfig) -> tuple[float, float]:
-    """Mean and standard deviation of a tensor's values. Weights that sum over `columns` inputs keep their gain."""
-    name = spec.name
-    if "norm" in name:
-        return 1.0, 0.1
-    if name.endswith("sinks") or "embed_tokens" in name:
-        return 0.0, 1.0
-    if name.endswith("router.bias"):
-        return 0.0, 0.2
-    if name.endswith("bias"):
-        return 0.0, 0.1
-    gain = 1.0
-    if ".experts." in name:
-        gain = 1.5
-    elif "q_proj" in name or "k_proj" in name or "router" in name or "lm_head" in name:
-        gain = 2.0  # peaked attention, decided routing, logits that a greedy choice is stable on
-    return 0.0, gain * columns**-0.5
+            yield Piece(name, first, min(first + step, rows), columns, values.mean, values.deviation, quantised)
 
 
 def draw(piece: Piece, seed: int) -> list[tuple[str, int, Tensor]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from shoal.kernels import dense, moe_matmul
 from shoal.kernels.attention_block import BlockWeights
 from shoal.kernels.mxfp4 import ExpertWeights
-from shoal.workers.checkpoint import Checkpoint
+from shoal.workers.checkpoint.source import WeightSource
 from shoal.workers.model.config import ModelConfig
 
 FREE = -1
@@ -51,7 +51,7 @@ class DenseWeights:
     routers: tuple[RouterWeights, ...]
 
 
-def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
+def load_dense(checkpoint: WeightSource, device: torch.device) -> DenseWeights:
     """Read every tensor that is not an expert. Raises CheckpointError."""
 
     def tensor(name: str) -> Tensor:
@@ -96,7 +96,7 @@ def load_dense(checkpoint: Checkpoint, device: torch.device) -> DenseWeights:
 
 
 def load_experts(
-    checkpoint: Checkpoint,
+    checkpoint: WeightSource,
     layer: int,
     ids: Sequence[int],
     device: torch.device,
