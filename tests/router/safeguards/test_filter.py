@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.router.errors import ContentError
-from shoal.router.safeguards.detect import KINDS, detectors_of, find, iban, luhn
+from shoal.router.safeguards.detect import KINDS, Detector, Found, detectors_of, find
 from shoal.router.safeguards.filter import Filter, Rules
+from tests.router.safeguards.corpus import CHECKED, MAKERS, sample, scored
 
 ALL = sorted(KINDS)
+EVERYTHING = Rules(ALL, ())
+CORPUS = scored(4_000, seed=1)
 SECRETS = {
     "email": ["jo.doe+x@mail.example.org", "a@b.co"],
     "card": ["4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005"],
     "iban": ["DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819", "FR1420041010050500013M02606"],
     "ssn": ["536-90-4399"],
-    "ip": ["192.168.10.254", "2001:db8::8a2e:370:7334"],
+    "ip": ["192.168.10.254", "2001:db8::8a2e:370:7334", "::ffff:192.168.10.2"],
     "phone": ["+49 30 901820", "(212) 555-2368", "+1-202-456-1111"],
     "key": [
         "sk-" + "a1B2" * 10,
@@ -27,12 +32,16 @@ SECRETS = {
         "shk_abcdefghijkl_" + "Z" * 43,
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
         "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7\nabc+/=\n-----END RSA PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\\n" + "MIIEpAIBAAKCAQEA7/+abc\\n" * 200 + "-----END PRIVATE KEY-----",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,C0FFEE\n\nMIIE+/=\n"
+        "-----END RSA PRIVATE KEY-----",
     ],
 }
 HARMLESS = [
     "In 1984 there were 3 of 12, or 25.5 %.", "Version 1.2.3 of 2024-01-31 10:30:00 costs 1,234,567.89.",
     "4111 1111 1111 1112 is no card", "The ratio 3:2:1 and the time 12:34", "x = a[1] + b(2) - 3 / 4", "I AM OK",
     "DE and GB are codes", "-----BEGIN CERTIFICATE-----", "e-mail me @ home", "sk-short", "", "\n\n", " - ",
+    "x :: Int -> std::vector<a::b> ::1",
 ]  # fmt: skip
 
 TEXTS = st.lists(
@@ -75,12 +84,70 @@ def test_any_cut_of_a_stream_gives_what_the_whole_gives(text: str, draw: random.
         assert redacted(text) == out + stream.finish()
 
 
-@given(st.text(alphabet="1234567890 -ABDE.@:+()/\nabc", max_size=300), st.integers(1, 7))
-def test_any_text_is_cut_like_the_whole(text: str, size: int) -> None:
+def streamed(text: str, sizes: Iterable[int], rules: Rules = EVERYTHING) -> str:
+    """In pieces of these sizes; the rest as one."""
+    stream, out, at = Filter(rules, "the answer"), "", 0
+    for size in sizes:
+        out += stream.push(text[at : at + size])
+        at += size
+    return out + stream.push(text[at:]) + stream.finish()
+
+
+@settings(max_examples=150)
+@given(st.text(alphabet="1234567890 -ABDE.@:+()/\nabc", max_size=300), st.lists(st.integers(1, 9)))
+def test_any_text_is_cut_like_the_whole(text: str, sizes: list[int]) -> None:
     """Whatever noise: a stream and the whole agree."""
-    stream = Filter(Rules(ALL, ()), "the answer")
-    out = "".join(stream.push(text[i : i + size]) for i in range(0, len(text), size)) + stream.finish()
-    assert redacted(text) == out
+    assert redacted(text) == streamed(text, sizes)
+
+
+NOISE = (
+    "12345678 ", "4", "4111 1111 1111 1111 ", "a1b2.", "x@", "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----",
+    "Ab/+=\n", "--", "DE89 3704 ", "0044 0532 0130 00", "(212) ", "::", "ff:", "番号", "sk-", "eyJ", ".", "the ", "A ",
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(NOISE), st.integers(1, 400)), max_size=8), st.integers(1, 700))
+def test_runs_longer_than_anything_in_them_are_cut_like_the_whole(parts: list[tuple[str, int]], size: int) -> None:
+    """Thousands of digits, capitals, word characters, lines of a key: what is let go of before the run ends is as if it
+    had been seen whole."""
+    text = "".join(part * min(count, 6000 // len(part)) for part, count in parts)
+    assert redacted(text) == streamed(text, itertools.repeat(size, len(text) // size))
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_what_is_personal_is_found_in_a_labelled_corpus(kind: str) -> None:
+    """At its very place, among decoys; kinds with check digits are hardly ever found where there is none."""
+    assert CORPUS.recall(kind) >= 0.99
+    assert CORPUS.precision(kind) >= (0.98 if kind in CHECKED else 0.95)
+
+
+def test_a_corpus_in_pieces_is_redacted_like_the_whole() -> None:
+    """Its texts one behind the other, four characters at a time."""
+    draw = random.Random(2)
+    text = "".join(sample(draw).text for _ in range(300))
+    assert redacted(text) == streamed(text, itertools.repeat(4, len(text) // 4))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain words without anything " * 400, "ab1_" * 4_000, "4111 " * 3_000, "CAPITALS AND 12 " * 800, "-" * 12_000,
+        "a:b::c@d.e " * 1_500, "-----BEGIN PRIVATE KEY-----\n" + "Ab/+\n" * 4_000, "日本語のテキスト" * 1_500,
+    ],
+)  # fmt: skip
+def test_each_character_is_looked_at_a_few_times(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four at a time, whatever the text: the work grows with its length, not with what is held back."""
+    looked = 0
+
+    def counted(text: str, detectors: Sequence[Detector], begin: int, end: int) -> Iterator[Found]:
+        nonlocal looked
+        looked += len(text) - begin
+        return find(text, detectors, begin, end)
+
+    monkeypatch.setattr("shoal.router.safeguards.filter.find", counted)
+    assert streamed(text, itertools.repeat(4, len(text) // 4)) == redacted(text)
+    assert looked <= 4 * len(text)
 
 
 def test_prose_is_not_held_back() -> None:
@@ -94,8 +161,8 @@ def test_prose_is_not_held_back() -> None:
     assert len(text) - given_out <= 8
 
 
-@pytest.mark.parametrize(("kind", "check"), [("card", luhn), ("iban", iban)])
-def test_checksums_decide(kind: str, check: object) -> None:
+@pytest.mark.parametrize("kind", ["card", "iban"])
+def test_checksums_decide(kind: str) -> None:
     """Of numbers with one digit changed none is taken for one; all that fit are found."""
     draw, right, wrong = random.Random(5), 0, 0
     for _ in range(1000):

@@ -19,6 +19,7 @@ from shoal.router.audit.config import AuditConfig
 from shoal.router.fleet.scripted_worker import saying
 from shoal.router.limits.config import LimitsConfig
 from shoal.router.safeguards.config import SafeguardsConfig
+from shoal.router.safeguards.filter import Rules
 from shoal.router.tokenizer import Tokenizer
 from shoal.wire.settings import SettingError
 from tests.router.byte_tokenizer import ids_of
@@ -190,6 +191,57 @@ async def test_tool_calls_keep_their_shape(start_cluster: StartCluster, tokenize
 
     assert json.loads("".join(call.arguments for call in calls)) == {"to": "[email]", "n": 1}
     assert [call.name for call in calls if call.name] == ["mail"]
+
+
+async def test_what_tools_and_schemas_say_is_part_of_the_prompt(
+    start_cluster: StartCluster, tokenizer: Tokenizer
+) -> None:
+    """Their descriptions are redacted and stay JSON; a denied word in one is refused, and a classifier reads them."""
+    cluster = await start_cluster(
+        saying(ids_of(tokenizer, words("fine"))), safeguards=SafeguardsConfig(redact=("email",), deny=("kraken",))
+    )
+    chat = cluster.front.inference.Chat
+
+    def asking(said: str) -> api.ChatRequest:
+        schema = json.dumps({"type": "object", "properties": {"to": {"type": "string", "description": said}}})
+        return user("x", tools=[api.Tool(name="mail", description=said, parameters=schema)])
+
+    await events_of(chat(asking(f"as {MAIL}")))
+    entered = tokenizer.decode([i for part in cluster.worker.submits[0].prompt for i in part.ids])
+    _, refused = await failed(chat(asking("the Kraken")))
+    form = api.ResponseFormat(kind=api.RESPONSE_FORMAT_KIND_JSON_SCHEMA, schema='{"title": "kraken"}', name="n")
+    _, also = await failed(chat(user("x", response_format=form)))
+
+    assert entered.count("[email]") == 2
+    assert MAIL not in entered
+    assert trailing(refused)["shoal-reason"] == trailing(also)["shoal-reason"] == "content_refused"
+
+
+async def test_a_long_prompt_is_looked_at_beside_the_event_loop(
+    start_cluster: StartCluster, tokenizer: Tokenizer
+) -> None:
+    """Others go on meanwhile, and it is redacted the same."""
+    cluster = await start_cluster(
+        saying(ids_of(tokenizer, words("fine"))),
+        safeguards=SafeguardsConfig(redact=("card",)),
+        welcome={"max_context": 131_072},
+    )
+    before, threads = threading.get_ident(), set[int]()
+    whole = Rules.whole
+
+    def noted(rules: Rules, text: str, where: str) -> str:
+        if len(text) > 1000:
+            threads.add(threading.get_ident())
+        return whole(rules, text, where)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rules, "whole", noted)
+        await events_of(cluster.front.inference.Chat(user(f"{'so it is ' * 10_000} {CARD}")))
+    entered = tokenizer.decode([i for part in cluster.worker.submits[0].prompt for i in part.ids])
+
+    assert len(threads) == 1
+    assert before not in threads
+    assert "so it is  [card]" in entered
 
 
 async def test_each_tenant_has_its_own(start_cluster: StartCluster, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +15,7 @@ from shoal.router.limits.policy import Policy
 from shoal.router.safeguards.filter import Filter, Rules
 from shoal.router.safeguards.moderation import Moderator
 
+_LONG = 64 * 1024  # bytes of a request from which on it is looked at beside the event loop
 _BLOCK = 400  # characters that are judged together; they wait until they were
 
 _Asked = TypeVar("_Asked", bound=api.ChatRequest | api.GenerateRequest | api.ResumeRequest)
@@ -37,19 +40,11 @@ class Safeguards:
 
     async def incoming(self, asked: _Asked, policy: Policy) -> _Asked:
         """The request as it may enter. Raises ContentError, ModerationAwayError, FieldError; changes nothing given."""
-        if isinstance(asked, api.ResumeRequest):
-            raise ContentError("under your tenant's safeguards a stream cannot be resumed: ask anew")
-        clean = type(asked)()
-        clean.CopyFrom(asked)  # type: ignore[arg-type]  # of its own type
         rules = rules_of(policy.redact, policy.deny)
-        if isinstance(clean, api.ChatRequest):
-            for message in clean.messages:
-                message.content = rules.whole(message.content, "the prompt")
-            said = "\n".join(message.content for message in clean.messages)
-        elif isinstance(clean, api.GenerateRequest):
-            if clean.HasField("tokens"):
-                raise FieldError("tokens", "cannot be looked into under your tenant's safeguards: send text")
-            clean.text = said = rules.whole(clean.text, "the prompt")
+        if asked.ByteSize() < _LONG:
+            clean, said = _cleaned(asked, rules)
+        else:
+            clean, said = await asyncio.to_thread(_cleaned, asked, rules)
         if policy.moderate and self.moderator is not None:
             await self.moderator.check(said, "the prompt")
         return clean
@@ -78,15 +73,55 @@ class Safeguards:
     def redacted(self, value: Any, policy: Policy) -> Any:
         """A JSON value with every text in it redacted, to be kept. What is denied in it was refused before."""
         rules = rules_of(policy.redact, ())
-        if not rules:
-            return value
-        if isinstance(value, str):
-            return rules.whole(value, "the prompt")
-        if isinstance(value, list):
-            return [self.redacted(item, policy) for item in value]
-        if isinstance(value, dict):
-            return {name: self.redacted(item, policy) for name, item in value.items()}
-        return value
+        return _in_json(value, rules) if rules else value
+
+
+def _cleaned(asked: _Asked, rules: Rules) -> tuple[_Asked, str]:
+    """The request without what may not be in it, and what it says. Raises ContentError and FieldError."""
+    if isinstance(asked, api.ResumeRequest):
+        raise ContentError("under your tenant's safeguards a stream cannot be resumed: ask anew")
+    clean = type(asked)()
+    clean.CopyFrom(asked)  # type: ignore[arg-type]  # of its own type
+    if isinstance(clean, api.ChatRequest):
+        for message in clean.messages:
+            message.content = rules.whole(message.content, "the prompt")
+        for tool in clean.tools:
+            tool.description = rules.whole(tool.description, "a tool")
+            tool.parameters = _cleaned_schema(tool.parameters, rules)
+        told = [message.content for message in clean.messages] + [tool.description for tool in clean.tools]
+    else:
+        if clean.HasField("tokens"):
+            raise FieldError("tokens", "cannot be looked into under your tenant's safeguards: send text")
+        clean.text = rules.whole(clean.text, "the prompt")
+        told = [clean.text]
+    asked_for = clean.response_format
+    if asked_for.schema or asked_for.description:
+        asked_for.description = rules.whole(asked_for.description, "response_format")
+        asked_for.schema = _cleaned_schema(asked_for.schema, rules)
+        told.append(asked_for.description)
+    return clean, "\n".join(text for text in told if text)
+
+
+def _cleaned_schema(text: str, rules: Rules) -> str:
+    """JSON with its texts redacted; what is none is checked as text and left for whoever reads it to refuse."""
+    if not text:
+        return text
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError):
+        return rules.whole(text, "a schema")
+    clean = _in_json(schema, rules)
+    return text if clean == schema else json.dumps(clean, ensure_ascii=False)
+
+
+def _in_json(value: Any, rules: Rules) -> Any:
+    if isinstance(value, str):
+        return rules.whole(value, "the prompt")
+    if isinstance(value, list):
+        return [_in_json(item, rules) for item in value]
+    if isinstance(value, dict):
+        return {name: _in_json(item, rules) for name, item in value.items()}
+    return value
 
 
 @dataclass(slots=True)
