@@ -46,6 +46,8 @@ class Call:
     """Whether answers that cannot differ may come from the cache, as agreed with the tenant."""
     idempotency_key: str = ""
     """As an API without a field for it brought it."""
+    digest: str = ""
+    """Of what is asked, where the API that brought the key knows better than the request that it became."""
     clock: Callable[[], float] = time.monotonic
     arrived: float = field(default_factory=time.monotonic)
     """On `clock`."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.access.key import Key
@@ -63,6 +63,17 @@ class Front:
             call,
             lambda asked, call: self.once.events(asked, call, lambda call: self.chat.events(asked, call)),
         )
+
+    def repeated(self, asked: api.ChatRequest, first: str, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
+        """The events of a turn that was asked for before, in the request `first`: this one asks for the same."""
+        claim = self._claim(call, 0, asked.limits)
+
+        def again(asked: api.ChatRequest, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
+            events: Any = self.resumer.events(api.ResumeRequest(request_id=first), call)  # a turn's, as `first` was one
+            turn: AsyncGenerator[api.ChatResponse, None] = events
+            return turn
+
+        return self._guarded("chat", asked, claim, call, again)
 
     def generations(self, asked: api.GenerateRequest, call: Call) -> AsyncGenerator[api.GenerateResponse, None]:
         """The same for raw generation."""

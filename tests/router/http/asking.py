@@ -60,12 +60,13 @@ async def ask(
     return await asyncio.to_thread(send)
 
 
-async def hear(address: str, path: str, body: Any, events: int) -> list[Any]:
+async def hear(address: str, path: str, body: Any, events: int, **headers: str) -> list[Any]:
     """The first events of a stream; then the connection is closed."""
 
     def listen() -> list[Any]:
         connection = http.client.HTTPConnection(address, timeout=10)
-        connection.request("POST", path, json.dumps(body).encode())
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("POST", path, json.dumps(body).encode(), named)
         response = connection.getresponse()
         heard: list[Any] = []
         while len(heard) < events and (line := response.readline()):

@@ -18,6 +18,7 @@ from shoal.router.access.door import Door
 from shoal.router.call import Call, traceparent_of
 from shoal.router.front import Front
 from shoal.router.inference.chat import Chat
+from shoal.router.inference.once import Once
 from shoal.router.inference.resolve import checked_name
 from shoal.router.metrics import Metrics
 from shoal.wire.deadlines import Deadline
@@ -62,9 +63,22 @@ class Gate:
         """The events of a turn, once there is room. Raises as `Front` does."""
         return self.front.chats(asked, call)
 
+    def repeated(self, asked: api.ChatRequest, first: str, call: Call) -> AsyncGenerator[api.ChatResponse, None]:
+        """The events of the turn that the request `first` asked for, which is asked for again."""
+        return self.front.repeated(asked, first, call)
+
+    @property
+    def once(self) -> Once:
+        """What knows which request has a key."""
+        return self.front.once
+
     def resumed(self, asked: api.ResumeRequest, call: Call) -> AsyncGenerator[api.ResumeResponse, None]:
         """The same for a request that another router began."""
         return self.front.resumed(asked, call)
+
+    async def forget(self, tenant: str, work_id: str) -> None:
+        """Nothing of a request that is over shall be left in the journal. Raises SessionsAwayError."""
+        await self.front.resumer.keeper.drop(tenant, work_id)
 
     async def can_resume(self, tenant: str, name: str) -> bool:
         """Whether there is such a request to go on with. Raises SessionsAwayError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,9 @@ from shoal.router.inference.resume import Resumer
 from shoal.router.journal.claims import Claims
 
 _FIELD = "idempotency_key"
+_SOON_MS = 200
+
+Known = Callable[[str], Awaitable[bool]]
 
 _Event = TypeVar("_Event", api.ChatResponse, api.GenerateResponse)
 
@@ -60,8 +63,10 @@ class Once:
         """The events of `fresh`, or those of the request that has the key. Raises FieldError for a key that stands for
         another request, RequestHeldError while the first one is not accepted yet, SessionsAwayError without Redis."""
         key = checked_name(_FIELD, request.idempotency_key)
-        first = await self._owner(key, digest_of(request), call) if key else call.work_id
+        first = await self.owner(key, call.digest or digest_of(request), call) if key else call.work_id
         if first != call.work_id:
+            if call.digest:
+                raise RequestHeldError("the request was sent again and is served there", retry_after_ms=_SOON_MS)
             earlier: Any = self.resumer.events(api.ResumeRequest(request_id=first), call)  # of the type of `request`
             events: AsyncGenerator[_Event, None] = earlier
         else:
@@ -70,13 +75,16 @@ class Once:
             async for event in events:
                 yield event
 
-    async def _owner(self, key: str, digest: str, call: Call) -> str:
-        """Our name for the request that has the key; this one's own when it is the first."""
+    async def owner(self, key: str, digest: str, call: Call, known: Known | None = None) -> str:
+        """Our name for the request that has the key; this one's own when it is the first. `known`: whether anything is
+        left of a request, by its name; else whether the journal has it. Raises as `events`."""
         claims, seconds = self._required(), call.deadline.remaining + self.keep_seconds
         claimed = await claims.claim(call.tenant, key, call.work_id, digest, seconds)
         if claimed.digest != digest:
             raise FieldError(_FIELD, "was used for another request")
-        if claimed.work_id == call.work_id or await self.resumer.keeper.knows(call.tenant, claimed.work_id):
+        if claimed.work_id == call.work_id or (known is not None and await known(claimed.work_id)):
+            return claimed.work_id
+        if await self.resumer.keeper.knows(call.tenant, claimed.work_id):
             return claimed.work_id
         if claimed.age_seconds < self.lease_seconds:
             wait = int(1000 * min(1.0, self.lease_seconds - claimed.age_seconds)) + 1
@@ -97,9 +105,13 @@ class Once:
                     yield event
         except Exception:
             if not begun:
-                with contextlib.suppress(SessionsAwayError):  # then it ends by itself
-                    await self._required().drop(call.tenant, key, call.work_id)
+                await self.release(key, call)
             raise
+
+    async def release(self, key: str, call: Call) -> None:
+        """The request came to nothing: its key is free again."""
+        with contextlib.suppress(SessionsAwayError):  # then it ends by itself
+            await self._required().drop(call.tenant, key, call.work_id)
 
     def _required(self) -> Claims:
         if self.claims is None:

@@ -113,6 +113,11 @@ class Keeper:
         """Whether the request that we call so was accepted, and is still kept. Raises SessionsAwayError."""
         return self.recorder is not None and await self.recorder.journal.exists(tenant, work_id)
 
+    async def drop(self, tenant: str, work_id: str) -> None:
+        """Nothing of a request that is over shall be left. Raises SessionsAwayError."""
+        if self.recorder is not None:
+            await self.recorder.journal.forget(tenant, work_id)
+
     async def reopen(self, tenant: str, name: str) -> Reopened:
         """The request that its caller or we call `name`: ours to go on with, or only to read when it is over.
 

@@ -41,6 +41,11 @@ class ResponseAnswer:
         self.error: dict[str, str] | None = None
         self.incomplete: dict[str, str] | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was told."""
+        return self._number >= 0
+
     def snapshot(self) -> dict[str, Any]:
         """The response object as of now. It does not change afterwards."""
         fixed = self._fixed

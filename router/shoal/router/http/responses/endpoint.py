@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+import hashlib
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from shoal.router.call import Call
 from shoal.router.errors import SessionsAwayError
@@ -36,19 +41,49 @@ class Responses:
     async def create(self, asked: Asked, call: Call) -> Reply | Stream:
         """A new response: whole, in pieces, or in the background. Raises WireError."""
         body = parse(ResponseBody, asked.body)
+        if call.idempotency_key:
+            call = replace(call, digest=_digest_of(asked.body))
         run = await Run.of(self._gate, self._conversations, body, call)
+        if call.idempotency_key and (first := await self._first(run)) != call.work_id:
+            return await self._repeated(run, first)
         if body.background:
             queued = run.answer.snapshot()
             await self._background.start(run)
             if body.stream:
                 return Stream(self._background.follow(call, run.response_id, -1), _numbered_from(0))
             return Reply(queued)
-        if body.stream:
+        return await self._told(run)
+
+    async def _told(self, run: Run) -> Reply | Stream:
+        """As it is generated, or whole."""
+        if run.body.stream:
             return Stream(self._pieces(run), partial(_last_words, run.answer))
         async with contextlib.aclosing(run.events()) as events:
             async for _ in events:
                 pass
         return Reply(run.answer.snapshot())
+
+    async def _first(self, run: Run) -> str:
+        """Our name for the request that has this one's idempotency key. Raises as `Once.owner` does."""
+        tenant, records = run.call.tenant, self._conversations.records
+
+        async def known(work_id: str) -> bool:
+            return records is not None and await records.load(tenant, f"resp_{work_id}") is not None
+
+        return await self._gate.once.owner(run.call.idempotency_key, run.call.digest, run.call, known)
+
+    async def _repeated(self, run: Run, first: str) -> Reply | Stream:
+        """The response that the request `first` asked for: as it is stored, or told again, or gone on with."""
+        call, response_id = run.call, f"resp_{first}"
+        record = await self._conversations.required_records().load(call.tenant, response_id) if run.stored else None
+        if record is not None and run.body.background:
+            if run.body.stream:
+                return Stream(self._background.follow(call, response_id, -1), _numbered_from(0))
+            return Reply(await self._background.as_of_now(call, record))
+        if record is not None and record.over and not run.body.stream:
+            return Reply(record.response)
+        created = time.time() if record is None else record.response["created_at"]
+        return await self._told(run.repeating(first, created))
 
     async def read(self, asked: Asked, call: Call) -> Reply | Stream:
         """A stored response as of now, or its events. Raises AbsentResponseError."""
@@ -69,6 +104,7 @@ class Responses:
         record = await self._record(asked, call)
         await self._background.stop(response_id)
         await self._conversations.forget(call.tenant, record)
+        await self._gate.forget(call.tenant, response_id.removeprefix("resp_"))
         return Reply({"id": response_id, "object": "response", "deleted": True})
 
     async def cancel(self, asked: Asked, call: Call) -> Reply:
@@ -123,6 +159,11 @@ class Responses:
         if record is None:
             raise AbsentResponseError(f"Response with id '{response_id}' not found.")
         return record
+
+
+def _digest_of(body: Mapping[str, Any]) -> str:
+    """What is asked, however its fields are ordered."""
+    return hashlib.sha256(b"response" + json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 async def _save_failure(run: Run, error: BaseException) -> None:

@@ -34,6 +34,8 @@ class Run:
     stored: bool
     goes_on: bool = False
     """Whether another router began it."""
+    first: str = ""
+    """Our name for the request that has the idempotency key of this one and was there before; empty: there is none."""
 
     @classmethod
     def again(cls, gate: Gate, conversations: Conversations, record: Record, call: Call) -> Run:
@@ -71,22 +73,28 @@ class Run:
     @property
     def response_id(self) -> str:
         """Its name."""
-        return f"resp_{self.call.work_id}"
+        return f"resp_{self.first or self.call.work_id}"
+
+    def repeating(self, first: str, created: float) -> Run:
+        """What tells the response again that the request `first` asked for, at `created`."""
+        answer = ResponseAnswer(self.body, f"resp_{first}", created, stored=self.stored)
+        return replace(self, answer=answer, first=first)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Every event but those of a failure, which is raised. Closing it ends the work and stores nothing.
 
         One that goes on tells all of them again, from the first.
         """
-        if self.goes_on:
+        if self.goes_on or self.first:
             async with contextlib.aclosing(self._resumed()) as again:
                 async for told in again:
                     yield told
             return
         instructions, previous = self.body.instructions or "", self.body.previous_response_id or None
         placing = self.conversations.place(self.call, self.response_id, previous, instructions, store=self.stored)
-        async with placing as place:
+        async with self._releasing(), placing as place:
             request, places = self._request(place)
+            request.idempotency_key = self.call.idempotency_key
             with renaming(partial(rename, places=places)):
                 async with contextlib.aclosing(self.gate.chats(request, self.call)) as turn:
                     async for event in turn:
@@ -99,16 +107,39 @@ class Run:
 
     async def _resumed(self) -> AsyncGenerator[Event, None]:
         place = Place()
-        asked = api.ResumeRequest(request_id=self.call.work_id)
-        async with contextlib.aclosing(self.gate.resumed(asked, self.call)) as turn:
+        async with contextlib.aclosing(self._again()) as turn:
             async for event in turn:
-                if event.chat.HasField("started"):
-                    place = Place(event.chat.started.session_id, event.chat.started.turn)
-                for told in self._told(event.chat):
+                if event.HasField("started"):
+                    place = Place(event.started.session_id, event.started.turn)
+                for told in self._told(event):
                     yield told
-        await self.save(place)
+        if self.stored:
+            await self.save(place)
         for told in self.answer.end():
             yield told
+
+    async def _again(self) -> AsyncGenerator[api.ChatResponse, None]:
+        if self.first:
+            request, _ = self._request(Place())
+            with renaming(rename):
+                async with contextlib.aclosing(self.gate.repeated(request, self.first, self.call)) as events:
+                    async for event in events:
+                        yield event
+            return
+        asked = api.ResumeRequest(request_id=self.call.work_id)
+        async with contextlib.aclosing(self.gate.resumed(asked, self.call)) as turn:
+            async for again in turn:
+                yield again.chat
+
+    @contextlib.asynccontextmanager
+    async def _releasing(self) -> AsyncGenerator[None, None]:
+        """What fails before a worker took it came to nothing: its key is free again."""
+        try:
+            yield
+        except Exception:
+            if self.call.idempotency_key and not self.answer.begun:
+                await self.gate.once.release(self.call.idempotency_key, self.call)
+            raise
 
     def _told(self, event: api.ChatResponse) -> list[Event]:
         return self.answer.begin() if event.HasField("started") else self.answer.read(event)
@@ -127,7 +158,7 @@ class Run:
         )
         first = self.answer.status == "queued" or not body.background
         kept = await self.conversations.required_records().save(self.call.tenant, record, existing=not first)
-        if not kept and self.answer.status not in ("failed", "cancelled"):
+        if not kept and not self.first and self.answer.status not in ("failed", "cancelled"):
             raise ResponseOverError(f"response '{self.response_id}' was deleted, or given up, while it was worked on")
 
     async def fail(self, error: BaseException) -> None:
