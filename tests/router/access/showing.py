@@ -39,6 +39,7 @@ class Provider:
     def __init__(self, folder: Path) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         public = json.loads(ECAlgorithm.to_jwk(self._key.public_key())) | {"kid": "one", "alg": "ES256", "use": "sig"}
+        folder.mkdir(exist_ok=True)
         self.file = folder / "jwks.json"
         self.file.write_text(json.dumps({"keys": [public]}))
 

@@ -25,7 +25,7 @@ from shoal.router.access.keyring import Keyring, names_of
 from shoal.router.access.register import NoSuchKeyError, Register
 from shoal.router.access.token import Tokens
 from shoal.router.config import RouterConfig
-from shoal.router.errors import CredentialsAwayError, StartError
+from shoal.router.errors import CredentialError, CredentialsAwayError, StartError
 from shoal.router.fleet.scripted_worker import Hang, Say, ScriptedWorker, doing, saying
 from shoal.router.server import Router
 from shoal.router.tokenizer import Tokenizer
@@ -33,9 +33,9 @@ from shoal.wire.credentials import open_channel
 from shoal.wire.settings import SettingError
 from shoal.wire.tls import INTERNAL_NAME, TlsConfig, calling_credentials
 from tests.certificates import Authority
-from tests.router.access.showing import Ring, make_key, write_keys
+from tests.router.access.showing import Provider, Ring, make_key, write_keys
 from tests.router.conftest import StartCluster
-from tests.router.http.asking import ask
+from tests.router.http.asking import Answer, ask
 from tests.router.talking import events_of, failed, trailing, until
 
 
@@ -74,6 +74,67 @@ async def test_a_key_revoked_in_the_middle_of_a_stream_ends_it(
     _, refused = await failed(stream("user"))
     assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
     going.cancel()
+
+
+async def test_a_token_that_expires_in_the_middle_of_a_stream_ends_it(start_cluster: StartCluster, ring: Ring) -> None:
+    """As a revoked key does, over both APIs; a longer-lived token's stream goes on."""
+    script = doing(Say((1,)), Hang())
+    cluster = await start_cluster(script, access=ring.config(leeway=0.0), http_port=0, model_name="model")
+    guard: Any = cluster.front.router._protection.door
+    stub: Any = cluster.front.inference
+    soon, later = ring.provider.token(exp=int(time.time()) + 60), ring.provider.token(exp=int(time.time()) + 600)
+
+    def stream(token: str) -> Any:
+        shown = (("authorization", f"Bearer {token}"),)
+        return stub.Generate(api.GenerateRequest(text="x"), metadata=shown, timeout=10)
+
+    body = {"model": "model", "prompt": "x", "stream": True}
+    http = asyncio.create_task(
+        ask(cluster.front.listening.http, "/v1/completions", body, authorization=f"Bearer {soon}")
+    )
+    ending, going = asyncio.create_task(failed(stream(soon))), asyncio.create_task(failed(stream(later)))
+    await until(lambda: len(cluster.worker.submits) == 3)
+    guard._now = lambda: time.time() + 61
+    events, error = await ending
+    answer = await http
+
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert events[-1].error.code == grpc.StatusCode.UNAUTHENTICATED.value[0]
+    assert answer.status == 200
+    assert answer.events[-1]["error"]["type"] == "authentication_error"
+    await until(lambda: len(cluster.worker.cancels) == 2)
+    assert not going.done()
+    going.cancel()
+
+
+async def test_following_background_work_ends_with_the_credential(
+    start_cluster: StartCluster, ring: Ring, redis_url: str
+) -> None:
+    """A revoked key hears no more, and its work ends; what a token began outlives the token, listening does not."""
+    cluster = await start_cluster(
+        doing(Say((1,)), Hang()), access=ring.config(leeway=0.0), http_port=0, model_name="model", redis_url=redis_url
+    )
+    guard: Any = cluster.front.router._protection.door
+    address, begun = cluster.front.listening.http, {"model": "model", "input": "A", "background": True}
+    by_token, by_key = (f"Bearer {ring.provider.token()}", f"Bearer {ring.shown['user']}")
+    streams = [
+        asyncio.create_task(ask(address, "/v1/responses", {**begun, "stream": True}, authorization=shown))
+        for shown in (by_token, by_key)
+    ]
+    await until(lambda: len(cluster.worker.submits) == 2)
+    guard._now = lambda: time.time() + 700
+    assert last_word(await streams[0]) == "credential"
+    assert not cluster.worker.cancels
+    assert not streams[1].done()
+    ring.revoke("user")
+
+    assert last_word(await streams[1]) == "credential"
+    await until(lambda: len(cluster.worker.cancels) == 1)
+
+
+def last_word(answer: Answer) -> str:
+    """Why a stream ended, or did not begin."""
+    return str(answer.error["code"] if answer.status == 401 else answer.events[-1]["code"])
 
 
 async def test_keys_of_redis_are_known_and_revoked_everywhere(start_cluster: StartCluster, redis_url: str) -> None:
@@ -242,6 +303,23 @@ async def test_tokens_are_checked_once_and_again_when_they_expire(ring: Ring) ->
     await tokens.caller(token)
 
     assert len(verified) == 2
+
+
+async def test_a_key_that_the_provider_took_back_ends_what_was_remembered(ring: Ring, tmp_path: Path) -> None:
+    """Tokens that were checked by it are not believed any longer once the provider's keys were read again."""
+    clock, other = [0.0], Provider(tmp_path / "other")
+    config = ring.config()
+    tokens = Tokens(config, Jwks(config.jwks, "", 300.0, lambda: clock[0]), time.time)
+    old = ring.provider.token("user")
+    assert (await tokens.caller(old)).role == "user"
+    ring.provider.file.write_text(other.file.read_text())
+    clock[0] = 200.0
+    assert (await tokens.caller(old)).role == "user"
+    clock[0] = 301.0
+
+    with pytest.raises(CredentialError):
+        await tokens.caller(old)
+    assert (await tokens.caller(other.token("viewer"))).role == "viewer"
 
 
 async def test_without_a_providers_keys_tokens_come_back_later(ring: Ring) -> None:

@@ -286,6 +286,34 @@ async def test_running_answers_end_well_when_the_router_stops(
         await chat(cluster)
 
 
+@pytest.mark.parametrize("stays", [True, False])
+async def test_cutting_streams_off_at_the_end_of_a_router_is_no_fault(
+    start_cluster: StartCluster, caplog: pytest.LogCaptureFixture, stays: bool
+) -> None:
+    """Whether their clients still listen or leave at that moment, nothing is logged as one; who listens is told why."""
+    cluster = await start_cluster(doing(Say((65,)), Hang()), http_port=0, model_name="model")
+    host, _, port = cluster.front.listening.http.rpartition(":")
+    raw = json.dumps({"model": "model", "prompt": "x", "stream": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+    clients = []
+    for _ in range(8):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head.encode() + raw)
+        assert (await reader.readuntil(b"data: ")).startswith(b"HTTP/1.1 200")
+        clients.append((reader, writer))
+    stopping = asyncio.create_task(cluster.front.router.stop(0))
+    if not stays:
+        for _, writer in clients:
+            writer.transport.abort()
+    await stopping
+    for reader, writer in clients:
+        if stays:
+            assert b"shutting down" in await reader.read()
+        writer.close()
+
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("uvicorn") and r.levelname == "ERROR"] == []
+
+
 async def test_an_unknown_model_is_a_404(start_cluster: StartCluster, tmp_path: Path) -> None:
     """For every API; without a name of its own the model is called like its directory."""
     write_tokenizer(tmp_path / "named")

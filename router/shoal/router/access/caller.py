@@ -24,6 +24,8 @@ class Caller:
     """The credential's public name, which logs and the audit trail hold; empty: none was asked for."""
     subject: str = ""
     """Who it was given to, as far as is known."""
+    expires: float = 0.0
+    """When a credential that tells so itself stops counting, unix time; 0: ask the door."""
 
 
 OPEN = Caller(DEFAULT_TENANT, "admin")

@@ -37,7 +37,7 @@ class Door(Protocol):
         ...
 
     def served(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """What runs inside ends with CredentialError when the caller's credential is revoked meanwhile."""
+        """What runs inside ends with CredentialError when the caller's credential stops counting meanwhile."""
         ...
 
 

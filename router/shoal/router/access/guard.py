@@ -13,7 +13,7 @@ from shoal.router.access.caller import Caller
 from shoal.router.access.door import Shown, allowed
 from shoal.router.access.key import Key
 from shoal.router.access.keyring import Keyring
-from shoal.router.access.token import Tokens
+from shoal.router.access.token import TOKEN_PREFIX, Tokens
 from shoal.router.errors import CredentialError, CredentialsAwayError
 
 _RETRY_AFTER_MS = 1_000
@@ -26,9 +26,9 @@ _log = structlog.get_logger(__name__)
 class _Served:
     """A request that is being served, until `scope` says stop."""
 
-    key_id: str
+    caller: Caller
     scope: asyncio.Timeout
-    revoked: bool = False
+    shown_out: bool = False
 
 
 class Guard:
@@ -75,17 +75,17 @@ class Guard:
 
     @asynccontextmanager
     async def served(self, caller: Caller) -> AsyncGenerator[None, None]:
-        """What runs inside ends with CredentialError when the caller's key is revoked or expires."""
+        """What runs inside ends with CredentialError when the caller's key is revoked, or key or token expire."""
         try:
             async with asyncio.timeout(None) as scope:
-                entry = _Served(caller.key_id, scope)
+                entry = _Served(caller, scope)
                 self._served.add(entry)
                 try:
                     yield
                 finally:
                     self._served.discard(entry)
         except TimeoutError:
-            if not (entry.revoked and scope.expired()):
+            if not (entry.shown_out and scope.expired()):
                 raise
             raise CredentialError("the credential was revoked, or expired, while this was served") from None
 
@@ -97,12 +97,16 @@ class Guard:
             await asyncio.sleep(period)
 
     def show_out(self) -> None:
-        """End what is served to keys that do not count any more."""
+        """End what is served to credentials that do not count any more."""
         now, loop = self._now(), asyncio.get_running_loop()
         for entry in list(self._served):
-            key = self.keyring.get(entry.key_id)
-            gone = key is None and not entry.key_id.startswith("jwt-")
-            if not entry.revoked and (gone or (key is not None and not key.holds(now))):
-                entry.revoked = True
+            if not entry.shown_out and not self._counts(entry.caller, now):
+                entry.shown_out = True
                 entry.scope.reschedule(loop.time())
-                _log.info("credential_revoked_while_served", key=entry.key_id)
+                _log.info("credential_ended_while_served", key=entry.caller.key_id)
+
+    def _counts(self, caller: Caller, now: float) -> bool:
+        if caller.key_id.startswith(TOKEN_PREFIX):
+            return not caller.expires or now < caller.expires
+        key = self.keyring.get(caller.key_id)
+        return key is not None and key.holds(now)

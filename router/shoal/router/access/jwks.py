@@ -30,18 +30,24 @@ class Jwks:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._read_at = self._tried_at = float("-inf")
         self._reading = asyncio.Lock()
+        self._raw = b""
+        self.version = 0
+        """Rises when the keys change."""
 
     async def key(self, key_id: str) -> jwt.PyJWK | None:
         """The key, None when there is none. Raises CredentialsAwayError when the keys could never be read."""
-        now = self._clock()
-        old = now - self._read_at > self._max_age
-        if old or key_id not in self._keys:
-            async with self._reading:  # who comes meanwhile waits for what is found
-                if self._clock() - self._tried_at > _LEAST_GAP:
-                    await self._look()
+        await self.refresh(wanted=key_id)
         if self._read_at == float("-inf"):
             raise CredentialsAwayError("the keys of tokens cannot be read now", retry_after_ms=int(_LEAST_GAP * 1000))
         return self._keys.get(key_id)
+
+    async def refresh(self, wanted: str | None = None) -> None:
+        """Look again when the keys are old, or when one is wanted that is not there."""
+        old = self._clock() - self._read_at > self._max_age
+        if old or (wanted is not None and wanted not in self._keys):
+            async with self._reading:  # who comes meanwhile waits for what is found
+                if self._clock() - self._tried_at > _LEAST_GAP:
+                    await self._look()
 
     async def _look(self) -> None:
         self._tried_at = self._clock()
@@ -51,6 +57,8 @@ class Jwks:
         except (OSError, ValueError, jwt.PyJWTError) as error:
             _log.warning("jwks_away", problem=f"{type(error).__name__}: {error}", known=len(self._keys))
             return
+        self.version += raw != self._raw
+        self._raw = raw
         self._keys = {key.key_id or "": key for key in keys}
         self._read_at = self._clock()
 

@@ -16,28 +16,36 @@ from shoal.router.errors import CredentialError
 
 _MOST_CHARACTERS = 8_192  # gRPC carries no longer header by default
 _MOST_REMEMBERED = 4_096
+TOKEN_PREFIX = "jwt-"  # noqa: S105  # a public name
+"""How the public names of tokens begin; ids of keys have no dash."""
 
 
 class Tokens:
-    """Checks tokens. What was checked is remembered until it expires, a quarter of a millisecond of arithmetic each."""
+    """Checks tokens. What was checked is remembered until it expires or the provider's keys change: a
+    quarter of a millisecond of arithmetic each."""
 
     def __init__(self, config: AccessConfig, jwks: Jwks, now: Callable[[], float]) -> None:
         """`now` is unix time."""
         self._config, self._jwks, self._now = config, jwks, now
-        self._checked: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._checked: OrderedDict[bytes, Caller] = OrderedDict()
+        self._version = jwks.version
 
     async def caller(self, token: str) -> Caller:
         """Who shows it. Raises CredentialError, and CredentialsAwayError while the provider's keys cannot be read."""
         if len(token) > _MOST_CHARACTERS:
             raise CredentialError(f"a token has at most {_MOST_CHARACTERS} characters")
+        await self._jwks.refresh()
+        if self._jwks.version != self._version:  # a key may have been taken back
+            self._checked.clear()
+            self._version = self._jwks.version
         name = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._checked.get(name)
-        if known is not None and self._now() < known[0]:
+        if known is not None and self._now() < known.expires:
             self._checked.move_to_end(name)
-            return known[1]
+            return known
         claims = await self._verified(token)
         caller = self._caller(claims)
-        self._checked[name] = (float(claims["exp"]) + self._config.leeway, caller)
+        self._checked[name] = caller
         if len(self._checked) > _MOST_REMEMBERED:
             self._checked.popitem(last=False)
         return caller
@@ -66,7 +74,7 @@ class Tokens:
             raise CredentialError("the token is for somebody else: its audience is another") from None
         except jwt.InvalidIssuerError:
             raise CredentialError("the token is from somebody who is not believed here") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError):
             raise CredentialError("the token is not valid") from None
         return claims
 
@@ -78,7 +86,8 @@ class Tokens:
             raise CredentialError(f"the token names no single role as {self._config.role_claim!r}")
         subject = str(claims["sub"])[:256]
         digest = hashlib.sha256(f"{self._config.issuer}\0{subject}".encode()).hexdigest()
-        return Caller(tenant, role, key_id=f"jwt-{digest[:16]}", subject=subject)
+        expires = float(claims["exp"]) + self._config.leeway
+        return Caller(tenant, role, key_id=f"{TOKEN_PREFIX}{digest[:16]}", subject=subject, expires=expires)
 
 
 def _at(claims: Mapping[str, Any], path: str) -> Any:

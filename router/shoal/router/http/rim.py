@@ -70,8 +70,8 @@ class Endpoint:
             self._rim.ended(self.name, began, status_of(asyncio.CancelledError()))
         except asyncio.CancelledError as error:
             self._rim.ended(self.name, began, status_of(error))
+            # The task ends here in any case. Raised on, uvicorn would log it as a fault of ours.
             await _fail(answer, StoppingError("this router is shutting down", retry_after_ms=100))
-            raise
         except Exception as error:
             self._rim.ended(self.name, began, status_of(error), error)
             await _fail(answer, error)
@@ -142,7 +142,7 @@ class _Answer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._begun = False
+        self._begun = self._over = False
         self.headers: dict[str, str] = {}
         """Sent with every answer."""
         self.last_words: Callable[[Problem], Sequence[bytes]] = lambda problem: ()
@@ -151,7 +151,7 @@ class _Answer:
         content = to_json(body)
         sizes = {"content-type": "application/json", "content-length": str(len(content))}
         await self._start(http_status, {**sizes, **headers})
-        await self._send({"type": "http.response.body", "body": content})
+        await self._finish(content)
 
     async def piece(self, piece: bytes) -> None:
         if not self._begun:
@@ -159,16 +159,23 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._finish(b"")
 
     async def fail(self, problem: Problem) -> None:
-        """Tell the error by the status or, when that is sent already, by the stream's last words."""
+        """Tell the error by the status or, when that is sent already, by the stream's last words; of an answer that
+        was given whole nothing is told any more."""
+        if self._over:
+            return
         if not self._begun:
             await self.whole(problem.http_status, problem.body, problem.headers)
             return
         for piece in self.last_words(problem):
             await self.piece(piece)
         await self.end()
+
+    async def _finish(self, content: bytes) -> None:
+        self._over = True
+        await self._send({"type": "http.response.body", "body": content})
 
     async def _start(self, http_status: int, headers: Mapping[str, str]) -> None:
         self._begun = True

@@ -57,6 +57,8 @@ class Background:
         self._begin(run)
 
     def _begin(self, run: Run) -> None:
+        """Nobody waits for it: a token that expires meanwhile does not end it, a key that is revoked does."""
+        run = replace(run, call=replace(run.call, caller=replace(run.call.caller, expires=0.0)))
         task = asyncio.create_task(self._work(run), name=f"response {run.response_id}")
         self._running[run.response_id] = task
         task.add_done_callback(lambda _: self._running.pop(run.response_id, None))
@@ -102,7 +104,18 @@ class Background:
         return True
 
     async def follow(self, call: Call, response_id: str, after: int) -> AsyncGenerator[bytes, None]:
-        """Its events from number `after` + 1 on, until the last one. Raises SessionsAwayError."""
+        """Its events from number `after` + 1 on, until the last one or until the caller's credential ends.
+
+        Raises SessionsAwayError and CredentialError.
+        """
+        async with (
+            self._gate.door.served(call.caller),
+            contextlib.aclosing(self._kept(call, response_id, after)) as kept,
+        ):
+            async for event in kept:
+                yield event
+
+    async def _kept(self, call: Call, response_id: str, after: int) -> AsyncGenerator[bytes, None]:
         tenant = call.tenant
         number, patience = after + 1, int(_LAST_WRITES_SECONDS / LOOK_SECONDS)
         while True:
