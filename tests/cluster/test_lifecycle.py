@@ -46,6 +46,30 @@ def test_survivors_go_on_first_and_a_replacement_comes_later() -> None:
     assert all(e.ready for e in world.entries if e.epoch > 7), "routers go on sending"
 
 
+def test_a_replacement_starts_once_the_others_had_a_breath() -> None:
+    """Its start would take their processors while clients wait: they go on first, then it is hired by itself."""
+    world = ready(3, breath=1.0)
+    world.die("g0-1")
+    assert (Phase.READY, ["g0-0", "g0-2"]) == (world.state.phase, world.members)
+    assert "g0-3" not in world.alive
+    world.pass_time(1)
+    assert ["g0-0", "g0-2", "g0-3"] == world.members
+
+
+def test_nobody_waits_for_a_breath_that_nobody_takes() -> None:
+    """All died, or those left cannot hold all experts: the replacement is what everybody waits for."""
+    world = ready(2, breath=60.0)
+    world.die("g0-0")
+    world.die("g0-1")
+    assert ["g0-2", "g0-3"] == world.members
+    world = ready(2, breath=60.0)
+    world.slow = True
+    world.die("g0-1")
+    world.todo.clear()
+    world.tell(gs.Refused("g0-0", world.state.epoch, Obstacle.NO_ROOM, "12 GiB more, 1 GiB free"))
+    assert do.Hire("g0-2") in world.todo
+
+
 def test_a_spare_takes_a_dead_ones_place_in_the_same_epoch() -> None:
     """Prepared beforehand, it costs one epoch; another spare is hired for it."""
     world = ready(2, spares=1)
@@ -299,11 +323,13 @@ deeds = st.one_of(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 4), st.integers(0, 2), st.lists(deeds, max_size=30))
-def test_whatever_happens_a_group_comes_back(size: int, spares: int, history: list[tuple[str, int]]) -> None:
+@given(st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.0, 1.0, 3.0]), st.lists(deeds, max_size=30))
+def test_whatever_happens_a_group_comes_back(
+    size: int, spares: int, breath: float, history: list[tuple[str, int]]
+) -> None:
     """Deaths, delays, scaling, drains and refusals in any order: once they end, the group is as it was asked to be,
     epochs only ever grew, and nobody was left behind."""
-    world = ready(size, spares=spares, patience=1000)
+    world = ready(size, spares=spares, patience=1000, breath=breath)
     world.slow = True
     for what, number in history:
         living = sorted(world.alive)

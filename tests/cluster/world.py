@@ -26,7 +26,7 @@ def facts(name: str, **changes: object) -> WorkerFacts:
 
 def new(ep_size: int = 2, **policy: float) -> GroupState:
     """A group that is wanted."""
-    return GroupState("g0", ep_size, 6, 100.0, replace(Policy(settle=0.0, drain_timeout=5.0), **policy))  # type: ignore[arg-type]  # as above
+    return GroupState("g0", ep_size, 6, 100.0, replace(Policy(settle=0.0, drain_timeout=5.0, breath=0.0), **policy))  # type: ignore[arg-type]  # as above
 
 
 @dataclass

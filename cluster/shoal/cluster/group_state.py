@@ -69,6 +69,9 @@ class Policy:
     """How long a leaving worker may finish what it has."""
     settle: float = 0.02
     """How long to wait, after the first sign of a broken exchange, for the word of who died."""
+    breath: float = 1.0
+    """How long, after a member's death, the others have their machines to themselves: they mend the group and compute
+    again what was lost before a replacement starts, which would take longer and make them wait."""
     patience: int = 3
     """Failures in a row of the same kind before somebody is given up."""
 

@@ -161,6 +161,10 @@ def _lost(state: GroupState, name: str, why: str, now: float) -> Step:
         delay = min(60.0, 2.0**state.hire_failures)
         state = replace(state, hire_failures=state.hire_failures + 1, hire_at=now + delay)
         actions += (do.Remind(state.hire_at),)
+    else:
+        breath = state.policy.breath if state.members or state.at(Stage.SPARE) else 0.0
+        state = replace(state, hire_at=max(now + breath, state.hire_at if state.hire_failures else now))
+        actions += (do.Remind(state.hire_at),)
     if state.change and name in _names(state.change.spec):
         state = replace(_abandoned(state), settle_at=now)
     elif state.spec and name in _names(state.spec):
@@ -221,7 +225,7 @@ def _refused(state: GroupState, change: Change, name: str, obstacle: Obstacle, w
             return _give_up(state, reason)
         if not state.broken:  # the old epoch goes on, and whoever was to leave stays
             return _stay(replace(state, phase=Phase.READY))
-        return replace(state, scarce=change.spec.size), ()
+        return replace(state, scarce=change.spec.size, hire_at=now if not state.hire_failures else state.hire_at), ()
     again = now + min(1.0, state.policy.settle * 2.0**state.failures)
     state = replace(_abandoned(state), failures=state.failures + 1, settle_at=again, reason=reason)
     if state.failures % state.policy.patience == 0:  # somebody cannot be reached by the others: try without
