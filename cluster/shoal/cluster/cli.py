@@ -297,6 +297,33 @@ def doctor(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Option(help="20b, 120b, or a checkpoint directory.", show_default=False)],
+    gpus: Annotated[int, typer.Option(help="How many.", min=1, max=4096)] = 1,
+    gpu: Annotated[str, typer.Option(help="a100, h100, h200, b200 or mi300x.")] = "h100",
+    gpu_memory: Annotated[str | None, typer.Option(help="Of one, such as 80GB.", show_default="the GPU's own")] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="TB/s that you measured.", min=0.001)] = None,
+    tflops: Annotated[float | None, typer.Option(help="bf16 TFLOP/s that you measured.", min=0.001)] = None,
+    context: Annotated[int, typer.Option(help="Tokens of each sequence, for the speed.")] = 8192,
+    batch: Annotated[
+        int | None, typer.Option(help="Sequences on all GPUs, for the speed.", min=1, show_default="64 per GPU")
+    ] = None,
+    step_tokens: Annotated[int, typer.Option(help="worker.max_batch_tokens.", min=1)] = 8192,
+    share: Annotated[float, typer.Option(help="Of the memory, to plan with.", min=0.1, max=1.0)] = 0.9,
+    spare_slots: Annotated[int, typer.Option(help="worker.expert_spare_slots.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """What fits on which GPUs, how many sequences, and how fast it can be at most. Needs neither torch nor a GPU."""
+    from shoal.cluster.commands import plan as command
+
+    command.run(
+        command.Options(
+            model, gpus, gpu, gpu_memory, bandwidth, tflops, context, batch, step_tokens, share, spare_slots, as_json
+        )
+    )
+
+
+@app.command()
 def stop(
     now: Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")] = False,
     config: Config = None,

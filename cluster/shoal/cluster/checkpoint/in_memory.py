@@ -10,8 +10,8 @@ import torch
 from shoal.cluster.checkpoint.presets import Preset
 from shoal.cluster.placement import even_placement
 from shoal.kernels import target as targets
-from shoal.workers.checkpoint.layout import hf_specs, is_expert_tensor
-from shoal.workers.checkpoint.synthetic import SyntheticWeights, stored_bytes
+from shoal.workers.checkpoint.layout import hf_specs, is_expert_tensor, stored_bytes
+from shoal.workers.checkpoint.synthetic import SyntheticWeights
 from shoal.workers.errors import NoRoomError
 from shoal.workers.experts.memory import free_bytes
 from shoal.workers.model.weights import expert_bytes, load_dense, load_experts

@@ -8,6 +8,7 @@ Hugging Face names. Expert tensors hold all experts of a layer along dimension 0
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from shoal.workers.model.config import ModelConfig
@@ -120,6 +121,11 @@ def original_specs(config: ModelConfig) -> list[TensorSpec]:
         shape = spec.shape if source.rows is None else (config.q_size + 2 * config.kv_size, *spec.shape[1:])
         merged.setdefault(source.name, TensorSpec(source.name, shape, spec.dtypes))
     return list(merged.values())
+
+
+def stored_bytes(spec: TensorSpec) -> int:
+    """Bytes of the tensor in the dtype that it is published in."""
+    return prod(spec.shape) * (1 if spec.dtypes == PACKED else 2)
 
 
 def is_expert_tensor(name: str) -> bool:

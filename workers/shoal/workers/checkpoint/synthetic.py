@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from shoal.workers.checkpoint.checkpoint import runs
-from shoal.workers.checkpoint.layout import GROUP, TensorSpec, hf_specs, is_expert_tensor
+from shoal.workers.checkpoint.layout import GROUP, TensorSpec, hf_specs, is_expert_tensor, stored_bytes
 from shoal.workers.model.config import ModelConfig
 
 VERSION = 1
@@ -190,8 +190,3 @@ class SyntheticWeights:
 
 def _dtype(spec: TensorSpec) -> torch.dtype:
     return torch.uint8 if spec.dtypes[0] == "U8" else torch.bfloat16
-
-
-def stored_bytes(spec: TensorSpec) -> int:
-    """Bytes of the tensor as stored."""
-    return prod(spec.shape) * _dtype(spec).itemsize

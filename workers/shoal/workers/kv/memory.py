@@ -47,7 +47,7 @@ def plan_kv(
     if memory:
         num_full = (memory - wanted * block_sliding) // block_full if block_full else wanted
         if num_full < wanted:  # little memory: both pools alike
-            num_full = memory // (block_full + block_sliding)
+            num_full = (memory - per_sequence * block_sliding) // (block_full + block_sliding)
         if num_full < per_sequence:
             raise ConfigError(
                 f"worker.kv_memory: {memory} bytes hold {max(0, num_full)} blocks of "

@@ -1,0 +1,1 @@
+"""What fits on which GPUs, and how fast it can be at most: arithmetic alone, without torch."""
