@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.errors import ConstraintError
+
+if TYPE_CHECKING:  # as in engine/sequence.py
+    from shoal.workers.constraint.cursor import Cursor
 
 
 class Ahead:

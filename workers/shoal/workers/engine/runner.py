@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shoal.workers.constraint.ahead import Ahead
-from shoal.workers.constraint.cursor import Cursor
-from shoal.workers.constraint.vocabulary import Ids
 from shoal.workers.engine.batch import build_input, wanted_rows
 from shoal.workers.engine.scheduler import Work
 from shoal.workers.engine.sequence import Sequence
 from shoal.workers.errors import ConstraintError
 from shoal.workers.model.model import Model
 from shoal.workers.model.sampling import Sampled, logprobs_of, sample, uniform
+
+if TYPE_CHECKING:  # as in sequence.py
+    from shoal.workers.constraint.cursor import Cursor
+    from shoal.workers.constraint.vocabulary import Ids
 
 Row = NDArray[np.float32]
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.kv.tables import Tables
 from shoal.workers.model.sampling import SamplingParams
+
+if TYPE_CHECKING:  # grammars need libraries that an engine alone does not
+    from shoal.workers.constraint.cursor import Cursor
 
 
 class Finish(enum.Enum):
