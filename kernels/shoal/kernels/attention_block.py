@@ -12,7 +12,7 @@ from torch import Tensor
 from shoal.kernels import native
 from shoal.kernels.attention import AttentionBatch, BlockShape, rope_attention
 from shoal.kernels.dense import Weight, linear
-from shoal.kernels.norm_linear import norm_linear
+from shoal.kernels.norm import rms_norm
 from shoal.kernels.target import backend_for
 
 
@@ -38,14 +38,16 @@ def attention_block(
     slots: Tensor,
     batch: AttentionBatch,
     window: int | None,
+    normed: Tensor | None = None,
 ) -> Tensor:
     """x [T,H] -> [T,H]; writes this step's keys and values.
 
     rope: cos, sin fp32 [P,hd/2]; positions i64 [T]; cache: keys, values [B,bs,hk,hd]; slots i64 [T].
+    normed: rms_norm(x, weights.norm, shape.eps), if the kernel that made x has left it too; it spares a launch.
     """
     if backend_for(x) == "native":
         return native.attention_block(x, weights, shape, rope, positions, cache, slots, batch, window)
-    return attention_block_torch(x, weights, shape, rope, positions, cache, slots, batch, window)
+    return attention_block_torch(x, weights, shape, rope, positions, cache, slots, batch, window, normed)
 
 
 def attention_block_torch(
@@ -58,8 +60,11 @@ def attention_block_torch(
     slots: Tensor,
     batch: AttentionBatch,
     window: int | None,
+    normed: Tensor | None = None,
 ) -> Tensor:
     """The launchers, one by one, each on the backend of `x`."""
-    _, qkv = norm_linear(x, weights.norm, shape.eps, weights.qkv, weights.qkv_bias, x.dtype)
+    if normed is None:
+        normed = rms_norm(x, weights.norm, shape.eps)
+    qkv = linear(normed, weights.qkv, weights.qkv_bias)
     o = rope_attention(qkv, shape, rope, positions, cache, slots, batch, weights.sinks, window)
     return linear(o, weights.out, weights.out_bias, residual=x)
