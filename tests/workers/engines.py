@@ -10,7 +10,7 @@ import torch
 
 from shoal.kernels import target as targets
 from shoal.workers import alone
-from shoal.workers.alone import EngineSizes
+from shoal.workers.assemble import EngineSizes
 from shoal.workers.checkpoint import open_checkpoint
 from shoal.workers.checkpoint.source import WeightSource
 from shoal.workers.engine.engine import Engine
@@ -38,13 +38,14 @@ def engine_of(
     speculate: int = 0,
     int8: bool = False,
     device: str = "cpu",
+    graphs: bool | None = None,
     exchange: Exchange | None = None,
     placement: Placement | None = None,
 ) -> Engine:
-    """An engine over any weights; by default on the CPU, alone in its group."""
+    """An engine over any weights; by default on the CPU, alone in its group. `graphs`: decode from recordings."""
     sizes = EngineSizes(
         batch_size=batch_size, batch_tokens=batch_tokens, block_size=block_size, kv_tokens=kv_tokens, caching=caching,
-        speculative_tokens=speculate,
+        speculative_tokens=speculate, graphs=graphs,
     )  # fmt: skip
     return alone.make_engine(source, targets.choose(device, int8=int8), sizes, exchange, placement)
 

@@ -50,13 +50,18 @@ def exchanges(size: int, placement: Placement, top_k: int, timeout: float = 20.0
 
 
 def run_group(
-    path: Path, size: int, per_rank: Sequence[Sequence[Seq]], placement: Placement | None = None
-) -> list[list[int]]:
-    """Generate with a group of `size` ranks, rank r serving `per_rank[r]`; results of all ranks in one list."""
+    path: Path, size: int, per_rank: Sequence[Sequence[Seq]], placement: Placement | None = None,
+    graphs: Sequence[bool] = (),
+) -> list[list[int]]:  # fmt: skip
+    """Generate with a group of `size` ranks, rank r serving `per_rank[r]`; results of all ranks in one list. `graphs`:
+    which ranks replay recordings."""
     shape = open_checkpoint(path).config
     placement = placement or even_placement(shape.num_layers, shape.num_experts, size)
     ends = exchanges(size, placement, shape.experts_per_token)
-    engines = [make_engine(path, exchange=end, placement=placement) for end in ends]
+    engines = [
+        make_engine(path, exchange=end, placement=placement, graphs=replays)
+        for end, replays in zip(ends, graphs or [False] * size, strict=True)
+    ]
 
     def serve(rank: int) -> list[list[int]]:
         engine = engines[rank]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from shoal.kernels import native
-from shoal.workers.engine.batch import build_input
+from shoal.workers.engine.batch import step_ints
 from shoal.workers.engine.scheduler import Work
+from shoal.workers.model.upload import Upload
 from tests.workers.engines import make_engine, random_tokens, sequence
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no native kernels here: {native.reason()}")
@@ -28,9 +29,8 @@ def test_a_fused_step_is_the_split_step(tiny: Path) -> None:
     engine.kv.extend(late.tables, 0, 37)
     for s in sequences:
         engine.kv.extend(s.tables, s.computed, 1)
-    step = build_input(
-        [Work(s, 1) for s in sequences] + [Work(late, 37)], model.kv.plan.block_size, torch.device("cpu")
-    )
+    ints = step_ints([Work(s, 1) for s in sequences] + [Work(late, 37)], model.kv.plan.block_size)
+    step = ints.upload(Upload(torch.device("cpu")))
 
     before = [layer.loads for layer in model.experts]
     fused = model.forward(step)
@@ -51,7 +51,7 @@ def test_a_token_outside_the_vocabulary_never_reaches_memory(tiny: Path) -> None
     engine = make_engine(tiny)
     s = sequence([engine.model.config.vocab_size])
     engine.kv.extend(s.tables, 0, 1)
-    step = build_input([Work(s, 1)], 16, torch.device("cpu"))
+    step = step_ints([Work(s, 1)], 16).upload(Upload(torch.device("cpu")))
     with pytest.raises(AssertionError, match="outside the vocabulary"):
         engine.model.forward(step)
 
@@ -61,6 +61,6 @@ def test_a_rank_among_others_does_not_fuse(tiny: Path) -> None:
     engine = make_engine(tiny)
     layers = engine.model.experts
     for layer in layers:
-        layer._exchange = type("Two", (), {"rank": 0, "size": 2})()
+        layer.exchange = type("Two", (), {"rank": 0, "size": 2})()
     engine.model.experts = layers
     assert engine.model._fused is None

@@ -13,10 +13,11 @@ import torch
 
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.cluster.checkpoint.presets import PRESETS, Preset
-from shoal.workers.engine.batch import build_input
+from shoal.workers.engine.batch import step_ints
 from shoal.workers.engine.engine import Engine
 from shoal.workers.engine.scheduler import Work
 from shoal.workers.experts.exchange import Wish
+from shoal.workers.model.upload import Upload
 from tests.workers.engines import make_engine, random_tokens, run, sequence
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -58,7 +59,7 @@ def logits_of(engine: Engine, tokens: list[int], chunks: list[int]) -> torch.Ten
     rows = []
     for chunk in chunks:
         engine.kv.extend(s.tables, s.computed, chunk)
-        step = build_input([Work(s, chunk)], engine.model.kv.plan.block_size, engine.model.target.device)
+        step = step_ints([Work(s, chunk)], engine.model.kv.plan.block_size).upload(Upload(engine.model.target.device))
         engine.exchange.agree(0, chunk, Wish.NONE)
         rows.append(engine.model.forward(replace(step, logit_rows=torch.arange(chunk))))
         s.computed += chunk

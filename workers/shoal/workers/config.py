@@ -57,6 +57,11 @@ class WorkerConfig:
     int8_activations: bool = False
     """Round activations to 8 bits where they meet the experts' weights: faster on a CPU, less exact, and another
     numerics id."""
+    graphs: str = "auto"
+    """Record a decode step once per batch size and replay it: "auto" on a GPU, "on" everywhere (on a CPU it saves
+    nothing), "off" nowhere. The output is the same."""
+    graph_memory: int = 2 << 30
+    """Bytes that recordings may take; steps that find no room are launched piece by piece."""
     collective_timeout: float = 5.0
     """Deadline of every exchange between ranks. A rank that died is noticed at once, one that hangs by its heartbeat;
     this is for what neither shows."""
@@ -80,6 +85,7 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         positive = (
             "threads", "max_batch_size", "max_batch_tokens", "max_waiting", "block_size", "kv_tokens", "outbox_limit",
+            "graph_memory",
         )  # fmt: skip
         for key in positive:
             value = getattr(self, key)
@@ -109,5 +115,7 @@ class WorkerConfig:
             raise ConfigError(f"worker.preferred_step_sizes must be ascending integers of at least 1, not {sizes!r}")
         if self.kv_tokens < self.block_size:
             raise ConfigError(f"worker.kv_tokens ({self.kv_tokens}) must hold a block of {self.block_size}")
+        if self.graphs not in ("auto", "on", "off"):
+            raise ConfigError(f'worker.graphs must be "auto", "on" or "off", not {self.graphs!r}')
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ConfigError(f'worker.device must be "auto", "cpu", "cuda" or "cuda:N", not {self.device!r}')

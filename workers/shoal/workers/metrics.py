@@ -72,6 +72,13 @@ class WorkerCollector(Collector):
         for phase, seconds in sorted(status.step_seconds.items()):
             phases.add_metric([*own.values(), phase], seconds)
         yield phases
+        start = GaugeMetricFamily(
+            "shoal_worker_start_seconds", "Time of its start by phase, until its first epoch.", labels=[*own, "phase"]
+        )
+        for phase, seconds in sorted(status.start_seconds.items()):
+            start.add_metric([*own.values(), phase], seconds)
+        yield start
+        yield _counter("replayed_steps", "Steps replayed from recordings.", own, status.replayed_steps)
         traffic = self._readings.traffic()
         yield _counter("exchange_sent_bytes", "Sent to other ranks, in this epoch.", own, traffic.sent_bytes)
         yield _counter(

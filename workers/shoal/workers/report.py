@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.engine.engine import Engine
 from shoal.workers.loop import EngineLoop, State
 
 
-def report(welcome: pb.Welcome, kernels: str, engine: Engine | None, loop: EngineLoop | None) -> pb.GetStatusResponse:
-    """What the worker of `welcome` is and does; before it is prepared it has no engine and no loop."""
+def report(
+    welcome: pb.Welcome, kernels: str, engine: Engine | None, loop: EngineLoop | None, start: Mapping[str, float]
+) -> pb.GetStatusResponse:
+    """What the worker of `welcome` is and does; before it is prepared it has no engine and no loop. `start`: seconds
+    per phase of its start."""
     ready = loop is not None and loop.state is State.SERVING and not loop.draining
     response = pb.GetStatusResponse(identity=welcome, ready=ready, pid=os.getpid(), kernel_path=kernels)
+    for phase, seconds in dict(start).items():
+        response.start_seconds[phase] = seconds
     if engine is None:
         return response
     counters, kv = engine.counters, engine.kv
@@ -30,6 +36,7 @@ def report(welcome: pb.Welcome, kernels: str, engine: Engine | None, loop: Engin
     response.preemptions = counters.preemptions
     response.drafted_tokens = counters.drafted_tokens
     response.accepted_tokens = counters.accepted_tokens
+    response.replayed_steps = engine.decoder.replays if engine.decoder is not None else 0
     for layer, experts in enumerate(engine.model.experts):
         for expert, tokens in experts.loads.items():
             response.expert_loads.add(layer=layer, expert=expert, tokens=tokens)

@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +25,27 @@ from shoal.proto.v1 import watch_pb2
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.wire.tracing import Tracing
+from shoal.workers.assemble import EngineSizes, assemble
 from shoal.workers.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from shoal.workers.checkpoint.reader import Reader, reading_threads
 from shoal.workers.config import WorkerConfig
 from shoal.workers.constraint.compiler import ConstraintCompiler
 from shoal.workers.constraint.cursor import Cursor
-from shoal.workers.engine.engine import Engine, EngineLimits
-from shoal.workers.engine.scheduler import Limits
+from shoal.workers.engine.engine import Engine
 from shoal.workers.errors import NotReadyError, StaleEpochError
 from shoal.workers.experts.alarm import Alarm
 from shoal.workers.experts.bank import ExpertBank, Staged
 from shoal.workers.experts.connect import connect_exchange
-from shoal.workers.experts.exchange import LocalExchange
 from shoal.workers.experts.faults import Fault, Faults, require
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 from shoal.workers.experts.memory import free_bytes
-from shoal.workers.kv.manager import KvManager
-from shoal.workers.kv.memory import plan_kv
 from shoal.workers.loop import EngineLoop, State
 from shoal.workers.messages import sequence_from
 from shoal.workers.metrics import MetricsServer, Readings
 from shoal.workers.model import golden
-from shoal.workers.model.kv_cache import allocate
-from shoal.workers.model.model import Model
 from shoal.workers.model.moe import ExpertLayer
+from shoal.workers.model.timing import Stopwatch
 from shoal.workers.model.token_bytes import read_token_bytes
-from shoal.workers.model.weights import load_dense
 from shoal.workers.ports import candidates
 from shoal.workers.report import report
 from shoal.workers.selftest import SelfTest
@@ -85,6 +81,7 @@ class Worker:
         self._wanted_epoch = 0
         self._entering_epoch = 0
         self._faults = Faults()
+        self._start = Stopwatch()  # until the first epoch is served, then stopped
         self._read_ahead = (0, 0)  # experts and their bytes, since the last epoch
         self._constraints: ConstraintCompiler | None = None
 
@@ -97,42 +94,26 @@ class Worker:
         if self._target.backend == "native":
             native.set_threads(self.config.threads)
         checkpoint = open_checkpoint(Path(self.config.model))
+        device = self._target.device
+        checkpoint.reader = Reader(device, reading_threads(device, self.config.threads))
         model_config, config = checkpoint.config, self.config
         tokenizer = checkpoint.tokenizer_path
         if tokenizer is None:
             raise CheckpointError(checkpoint.path, "has no tokenizer.json")
-        token_bytes = read_token_bytes(tokenizer, model_config.vocab_size)
-        tokenizer_hash = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
+        with self._start.phase("vocabulary"):
+            token_bytes = read_token_bytes(tokenizer, model_config.vocab_size)
+            tokenizer_hash = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
         self._constraints = ConstraintCompiler(token_bytes)
         warming = threading.Thread(target=self._constraints.warm_up, name="warm-up", daemon=True)
         warming.start()  # a second for a full vocabulary, spent while weights are read
-        plan = plan_kv(
-            model_config,
-            block_size=config.block_size,
-            batch_size=config.max_batch_size,
-            batch_tokens=config.max_batch_tokens,
-            itemsize=self._target.dtype.itemsize,
-            tokens=config.kv_tokens,
-            memory=config.kv_memory,
-        )
-        max_context = min(model_config.max_context, plan.tokens, config.max_context or plan.tokens)
-        kv = allocate(model_config, plan, self._target.dtype, self._target.device)
-        model = Model(model_config, self._target, load_dense(checkpoint, self._target.device), kv, max_context)
-        window = max((w for w in model_config.layer_windows if w is not None), default=1)
-        limits = EngineLimits(
-            Limits(config.max_batch_size, config.max_batch_tokens, config.block_size, config.preferred_step_sizes),
-            config.max_waiting,
-            max_context,
-            config.speculative_tokens,
-        )
-        manager = KvManager(plan.num_full, plan.num_sliding, plan.block_size, window, caching=config.prefix_cache)
+        self._engine = assemble(checkpoint, self._target, EngineSizes.of(config), token_bytes, self._start)
+        model, max_context = self._engine.model, self._engine.limits.max_context
         warming.join()
         self._checkpoint = checkpoint
-        self._engine = Engine(model, LocalExchange(), manager, limits, token_bytes)
-        device = self._target.device
         self._bank = ExpertBank(
-            checkpoint, device, config.expert_spare_slots, lambda: free_bytes(device), int8=self._target.int8
-        )
+            checkpoint, device, config.expert_spare_slots, lambda: free_bytes(device), int8=self._target.int8,
+            watch=self._start,
+        )  # fmt: skip
         self._self_test = SelfTest(model, golden.find(checkpoint, config.golden))
         self._loop = EngineLoop(
             self._engine, self._alarm, self._traced, self._canary, config.canary_period, config.epoch_patience
@@ -154,7 +135,7 @@ class Worker:
         seconds = time.monotonic() - start
         log.info(
             "worker prepared", worker=config.worker_id, address=self._server.address, kernels=self._target.kernel_class,
-            kv_tokens=plan.tokens, kv_bytes_full=plan.bytes_full, kv_bytes_sliding=plan.bytes_sliding,
+            kv_tokens=model.kv.plan.tokens, kv_bytes=model.kv.plan.bytes_total,
             seconds=round(seconds, 3), metrics=self._metrics.port if self._metrics else None,
         )  # fmt: skip
         self._facts = WorkerFacts(
@@ -294,7 +275,7 @@ class Worker:
 
     def status_message(self) -> pb.GetStatusResponse:
         """The state as routers and people see it."""
-        return report(self._welcome, self._target.kernel_class, self._engine, self._loop)
+        return report(self._welcome, self._target.kernel_class, self._engine, self._loop, self._start.seconds)
 
     def status(self) -> dict[str, Any]:
         """The same as plain values, for the controller."""
@@ -362,20 +343,32 @@ class Worker:
         engine, config = self._engine, self._engine.model.config
         engine.exchange.close()
         rank = spec.rank_of(self.config.worker_id)
-        exchange = connect_exchange(
-            spec, rank, config.experts_per_token, self.config.collective_timeout, self._target.device,
-            unwanted=lambda: self._wanted_epoch > spec.epoch, faults=self._faults if self.config.chaos else None,
-        )  # fmt: skip
+        with self._start.phase("meet"):
+            exchange = connect_exchange(
+                spec, rank, config.experts_per_token, self.config.collective_timeout, self._target.device,
+                unwanted=lambda: self._wanted_epoch > spec.epoch, faults=self._faults if self.config.chaos else None,
+            )  # fmt: skip
         try:
             self._bank.commit(staged)
             views = staged.views()
-            engine.model.experts = tuple(ExpertLayer(config, i, layer, exchange) for i, layer in enumerate(views))
-            self._self_test.run(exchange, step=0)
+            before = engine.model.experts or [None] * len(views)
+            engine.model.experts = tuple(
+                ExpertLayer(config, i, layer, exchange, old)
+                for i, (layer, old) in enumerate(zip(views, before, strict=True))
+            )
+            if engine.decoder is not None:
+                with self._start.phase("graphs"):
+                    engine.decoder.record_all()
+            with self._start.phase("self-test"):
+                self._self_test.run(exchange, step=0)
         except Exception:
             exchange.close()
             raise
         engine.exchange = exchange
         engine.next_step = 0
+        if self._spec is None:
+            self._start.stop()
+            log.info("worker started", worker=self.config.worker_id, **_rounded(self._start.seconds))
         self._spec = spec
         self._alarm.connect(spec.epoch, [m.address for m in spec.members if m.rank != rank])
         self._welcome.MergeFrom(pb.Welcome(rank=rank, ep_size=spec.size, epoch=spec.epoch))
@@ -389,3 +382,7 @@ class Worker:
     def _numerics_id(self, checkpoint: Checkpoint) -> str:
         parts = (self._target.kernel_class, str(self._target.dtype), str(KERNEL_VERSION), checkpoint.fingerprint)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {phase.replace("-", "_"): round(spent, 3) for phase, spent in seconds.items()}

@@ -109,6 +109,8 @@ def _group(entry: GroupEntry, access: OwnAccess | None) -> dict[str, Any]:
                 "steps": state.steps,
                 "prompt_tokens": state.prompt_tokens,
                 "generated_tokens": state.generated_tokens,
+                "replayed_steps": state.replayed_steps,
+                "start_seconds": {phase: round(spent, 3) for phase, spent in sorted(state.start_seconds.items())},
                 "expert_tokens": _expert_tokens(state),
             }
         workers.append(described)

@@ -918,6 +918,26 @@ class GetStatusResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class StartSecondsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     IDENTITY_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
@@ -938,6 +958,8 @@ class GetStatusResponse(_message.Message):
     SLIDING_BLOCKS_FIELD_NUMBER: _builtins.int
     SLIDING_BLOCKS_USED_FIELD_NUMBER: _builtins.int
     KV_BYTES_FIELD_NUMBER: _builtins.int
+    START_SECONDS_FIELD_NUMBER: _builtins.int
+    REPLAYED_STEPS_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
     """Whether it serves."""
     steps: _builtins.int
@@ -972,6 +994,8 @@ class GetStatusResponse(_message.Message):
     """KV blocks of the sliding layers in use."""
     kv_bytes: _builtins.int
     """Bytes of the KV cache, all layers."""
+    replayed_steps: _builtins.int
+    """Steps that were replayed from recordings since the start."""
     @_builtins.property
     def identity(self) -> Global___Welcome:
         """What it is."""
@@ -983,6 +1007,10 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def step_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds spent per phase of the steps so far: "schedule", "exchange", "experts", "attention", "sample", …"""
+
+    @_builtins.property
+    def start_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Seconds per phase of the start, until the first epoch was served: "read", "prepare", "kv", "graphs", "self-test", …"""
 
     def __init__(
         self,
@@ -1007,10 +1035,12 @@ class GetStatusResponse(_message.Message):
         sliding_blocks: _builtins.int = ...,
         sliding_blocks_used: _builtins.int = ...,
         kv_bytes: _builtins.int = ...,
+        start_seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        replayed_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "cached_tokens", b"cached_tokens", "drafted_tokens", b"drafted_tokens", "expert_loads", b"expert_loads", "generated_tokens", b"generated_tokens", "identity", b"identity", "kernel_path", b"kernel_path", "kv_blocks", b"kv_blocks", "kv_blocks_used", b"kv_blocks_used", "kv_bytes", b"kv_bytes", "pid", b"pid", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "ready", b"ready", "running", b"running", "sliding_blocks", b"sliding_blocks", "sliding_blocks_used", b"sliding_blocks_used", "step_seconds", b"step_seconds", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "cached_tokens", b"cached_tokens", "drafted_tokens", b"drafted_tokens", "expert_loads", b"expert_loads", "generated_tokens", b"generated_tokens", "identity", b"identity", "kernel_path", b"kernel_path", "kv_blocks", b"kv_blocks", "kv_blocks_used", b"kv_blocks_used", "kv_bytes", b"kv_bytes", "pid", b"pid", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "ready", b"ready", "replayed_steps", b"replayed_steps", "running", b"running", "sliding_blocks", b"sliding_blocks", "sliding_blocks_used", b"sliding_blocks_used", "start_seconds", b"start_seconds", "step_seconds", b"step_seconds", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

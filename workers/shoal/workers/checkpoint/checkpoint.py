@@ -14,6 +14,7 @@ from shoal.workers.checkpoint.directory import CheckpointFiles, find_files
 from shoal.workers.checkpoint.error import CheckpointError
 from shoal.workers.checkpoint.fingerprint import fingerprint
 from shoal.workers.checkpoint.layout import Layout, is_expert_tensor, is_scale_tensor
+from shoal.workers.checkpoint.reader import Reader
 from shoal.workers.checkpoint.safetensors_file import TensorFile
 from shoal.workers.checkpoint.validation import Slice, validate
 from shoal.workers.model.config import ModelConfig
@@ -33,6 +34,7 @@ class Checkpoint:
         layout: "hf" or "original".
         slices: where each tensor lies, by its HF name, in the order of `layout.hf_specs`.
         tokenizer_path: tokenizer.json, beside config.json or at the root above `original/`; None when absent.
+        reader: how bytes are read, and to which device; one thread and the CPU, until another one is set.
     """
 
     def __init__(self, files: CheckpointFiles, slices: Mapping[str, Slice], resources: ExitStack) -> None:
@@ -42,6 +44,7 @@ class Checkpoint:
         self.layout: Layout = files.layout
         self.tokenizer_path: Path | None = files.tokenizer
         self.slices = slices
+        self.reader = Reader()
         self._resources = resources
         self._lock = threading.Lock()
         self._bytes_read = 0
@@ -63,7 +66,7 @@ class Checkpoint:
         Raises CheckpointError when the file cannot be read any more or holds a NaN scale.
         """
         part = self._slice(name)
-        result = torch.empty(part.shape, dtype=part.dtype)
+        result = torch.empty(part.shape, dtype=part.dtype, device=self.reader.device)
         self._read(part, result, part.offset)
         if is_scale_tensor(name):
             check_scales(part, result, range(part.shape[0]))
@@ -80,7 +83,7 @@ class Checkpoint:
         count = part.shape[0]
         assert all(0 <= expert < count for expert in ids), (name, list(ids), count)
         stride = part.nbytes // count
-        result = torch.empty((len(ids), *part.shape[1:]), dtype=part.dtype)
+        result = torch.empty((len(ids), *part.shape[1:]), dtype=part.dtype, device=self.reader.device)
         for first, last in runs(ids):
             self._read(part, result[first:last], part.offset + ids[first] * stride)
         if is_scale_tensor(name):
@@ -89,6 +92,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Closes the files; safe to call twice. What was returned stays valid."""
+        self.reader.close()
         self._resources.close()
 
     def __enter__(self) -> Checkpoint:
@@ -104,7 +108,7 @@ class Checkpoint:
     def _read(self, part: Slice, into: Tensor, offset: int) -> None:
         if into.numel() == 0:
             return
-        part.file.read_into(byte_view(into), offset, part.stored_as)
+        self.reader.read(part.file, offset, into, part.stored_as)
         with self._lock:
             self._bytes_read += into.nbytes
 

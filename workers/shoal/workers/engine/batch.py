@@ -1,17 +1,13 @@
-"""From planned work to the tensors of one step."""
+"""From planned work to the integers of one step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from shoal.kernels.attention import AttentionBatch
 from shoal.workers.engine.scheduler import Work
-from shoal.workers.model.model import KvPlace, ModelInput
+from shoal.workers.model.step import PlaceInts, StepInts
 
 
 def wanted_rows(work: Work) -> range:
@@ -22,7 +18,7 @@ def wanted_rows(work: Work) -> range:
     return range(start if sequence.prompt_logprobs else max(start, len(sequence.tokens) - 1), end)
 
 
-def build_input(work: Seq[Work], block_size: int, device: torch.device) -> ModelInput:
+def step_ints(work: Seq[Work], block_size: int) -> StepInts:
     """All planned tokens end to end, in the order of `work`. The sequences are not changed; their blocks must
     already be theirs."""
     ids: list[int] = []
@@ -39,29 +35,24 @@ def build_input(work: Seq[Work], block_size: int, device: torch.device) -> Model
         cu_q.append(cu_q[-1] + w.tokens)
         context.append(end)
     sequences = [w.sequence for w in work]
-    cu, lens = (_moved(np.array(x, dtype=np.int32), device) for x in (cu_q, context))
     places = np.array(positions, dtype=np.int64)
     entries, rows = places // block_size, np.repeat(np.arange(len(work)), [w.tokens for w in work])
     offsets = places - entries * block_size
 
-    def place(tables: list[list[int]]) -> KvPlace:
+    def place(tables: list[list[int]]) -> PlaceInts:
         """Numpy, because as many torch operations on arrays this small take half as long again."""
         table = np.zeros((len(tables), max(map(len, tables), default=0)), dtype=np.int32)
         for row, blocks in zip(table, tables, strict=True):
             row[: len(blocks)] = blocks
         np.maximum(table, 0, out=table)  # dropped blocks are out of every window
-        slots = table[rows, entries].astype(np.int64) * block_size + offsets
-        return KvPlace(_moved(slots, device), AttentionBatch(cu, lens, _moved(table, device)))
+        return PlaceInts(table[rows, entries].astype(np.int64) * block_size + offsets, table)
 
-    return ModelInput(
-        ids=_moved(np.array(ids, dtype=np.int64), device),
-        positions=_moved(places, device),
+    return StepInts(
+        ids=np.array(ids, dtype=np.int64),
+        positions=places,
+        cu_q=np.array(cu_q, dtype=np.int32),
+        context_lens=np.array(context, dtype=np.int32),
         full=place([s.tables.full for s in sequences]),
         sliding=place([s.tables.sliding for s in sequences]),
-        logit_rows=_moved(np.array(logit_rows, dtype=np.int64), device),
+        logit_rows=np.array(logit_rows, dtype=np.int64),
     )
-
-
-def _moved(array: NDArray[np.int32] | NDArray[np.int64], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.to(device)

@@ -15,6 +15,7 @@ from shoal.workers.engine.stopping import finish_after, replay_tail
 from shoal.workers.errors import OverloadedError, RequestError
 from shoal.workers.experts.exchange import Exchange, Wish
 from shoal.workers.kv.manager import NO_HIT, Blocks, CopyBlock, Hit, KvManager
+from shoal.workers.model.decoder import Decoder
 from shoal.workers.model.model import Model
 from shoal.workers.model.sampling import Sampled
 
@@ -76,6 +77,8 @@ class Engine:
     kv: KvManager
     limits: EngineLimits
     token_bytes: Seq[bytes]
+    decoder: Decoder | None = None
+    """Replays recorded steps; None: every step takes the plain path."""
     counters: Counters = field(default_factory=Counters)
     next_step: int = 0
     waiting: list[Sequence] = field(default_factory=list)
@@ -85,7 +88,7 @@ class Engine:
     _runner: Runner = field(init=False)
 
     def __post_init__(self) -> None:
-        self._runner = Runner(self.model)
+        self._runner = Runner(self.model, self.decoder)
 
     @property
     def has_work(self) -> bool:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shoal.workers.constraint.ahead import Ahead
-from shoal.workers.engine.batch import build_input, wanted_rows
+from shoal.workers.engine.batch import step_ints, wanted_rows
 from shoal.workers.engine.scheduler import Work
 from shoal.workers.engine.sequence import Sequence
 from shoal.workers.errors import ConstraintError
+from shoal.workers.model.decoder import Decoder
 from shoal.workers.model.model import Model
 from shoal.workers.model.sampling import Sampled, logprobs_of, sample, uniform
+from shoal.workers.model.step import StepInts
+from shoal.workers.model.upload import Upload
 
 if TYPE_CHECKING:  # as in sequence.py
     from shoal.workers.constraint.cursor import Cursor
@@ -38,8 +42,11 @@ class Result:
 class Runner:
     """Runs planned work on one rank's model."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, decoder: Decoder | None = None) -> None:
+        """With a `decoder`, steps of one token a sequence are replayed where they can be."""
         self.model = model
+        self._decoder = decoder
+        self._upload = Upload(model.target.device)
         self._ahead = Ahead()
 
     def run(self, work: Seq[Work]) -> list[Result]:
@@ -50,10 +57,10 @@ class Runner:
         ExchangeError; then nothing was sampled.
         """
         with self.model.stopwatch.phase("batch"):
-            step = build_input(work, self.model.kv.plan.block_size, self.model.target.device)
+            step = step_ints(work, self.model.kv.plan.block_size)
         sampling = [w.sequence for w in work if w.sequence.computed + w.tokens >= len(w.sequence.tokens)]
         with self._ahead.finding([s.constraint for s in sampling if s.constraint is not None]):
-            logits = self.model.forward(step)
+            logits = self._logits(step)
         with self.model.stopwatch.phase("sampling"):
             rows = logits.cpu().numpy()
             results, start = [], 0
@@ -62,6 +69,15 @@ class Runner:
                 results.append(_result(w, wanted.start, rows[start : start + len(wanted)]))
                 start += len(wanted)
             return results
+
+    def _logits(self, step: StepInts) -> Tensor:
+        """Of the wanted rows, fp32 [L, V]."""
+        x = None if self._decoder is None else self._decoder.hidden(step)
+        if x is not None:
+            return self.model.unembed(x)
+        with self.model.stopwatch.phase("batch"):
+            tensors = step.upload(self._upload)
+        return self.model.forward(tensors)
 
 
 def _result(work: Work, first: int, rows: NDArray[np.float32]) -> Result:

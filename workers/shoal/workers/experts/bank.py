@@ -15,7 +15,8 @@ import torch
 from shoal.kernels.moe_matmul import Weights
 from shoal.workers.checkpoint import Checkpoint
 from shoal.workers.errors import NoRoomError
-from shoal.workers.model.weights import FREE, LayerExperts, expert_bytes, load_experts
+from shoal.workers.model.timing import Stopwatch
+from shoal.workers.model.weights import AT_ONCE, FREE, LayerExperts, expert_bytes, load_experts, put, slots_like
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +52,16 @@ class ExpertBank:
         free_bytes: Callable[[], int],
         *,
         int8: bool = False,
+        watch: Stopwatch | None = None,
     ) -> None:
         """`spare_slots` are kept free per layer when memory is first taken; `free_bytes` says what memory is left;
-        `int8` is for activations of 8 bits."""
+        `int8` is for activations of 8 bits; `watch` learns what reading took."""
         self._checkpoint = checkpoint
         self._device = device
         self._spare_slots = spare_slots
         self._free_bytes = free_bytes
         self._int8 = int8
+        self._watch = watch
         layers = checkpoint.config.num_layers
         self._layers: list[LayerExperts | None] = [None] * layers
         self._in_use: list[frozenset[int]] = [frozenset()] * layers
@@ -93,15 +96,19 @@ class ExpertBank:
         grows = len(slots) < len(missing)
         if grows:
             held, slots = _grown(held, wanted, self._spare_slots)
+        for first in range(0, len(missing), AT_ONCE):  # a few at a time need little memory beside the slots
+            some = missing[first : first + AT_ONCE]
+            new = self._read(layer, some)
+            put(held.gate_up, slots[first : first + len(some)], new.gate_up)
+            put(held.down, slots[first : first + len(some)], new.down)
         if missing:
-            _write(held, slots, self._read(layer, missing))
             held = replace(held, ids=_renamed(held.ids, slots, missing))
         if not grows:
             self._layers[layer] = held  # the same memory: what was just read is there even if this epoch never comes
         return held, len(missing)
 
     def _read(self, layer: int, ids: Sequence[int], spare_slots: int = 0) -> LayerExperts:
-        return load_experts(self._checkpoint, layer, ids, self._device, spare_slots, int8=self._int8)
+        return load_experts(self._checkpoint, layer, ids, self._device, spare_slots, int8=self._int8, watch=self._watch)
 
     def _require_room(self, wanted: Sequence[Sequence[int]]) -> None:
         """Raise NoRoomError when new slots would take more memory than there is."""
@@ -124,23 +131,17 @@ def _grown(held: LayerExperts, wanted: frozenset[int], spare_slots: int) -> tupl
     size = len(wanted) + spare_slots
 
     def copied(weights: Weights) -> Weights:
-        def grow(tensor: torch.Tensor) -> torch.Tensor:
-            result = tensor.new_zeros(size, *tensor.shape[1:])
-            result[: len(kept)] = tensor[kept]
-            return result
-
-        return replace(weights, blocks=grow(weights.blocks), scales=grow(weights.scales), bias=grow(weights.bias))
+        result = slots_like(weights, size)
+        for into, old in (
+            (result.blocks, weights.blocks),
+            (result.scales, weights.scales),
+            (result.bias, weights.bias),
+        ):
+            into[: len(kept)] = old[kept]
+        return result
 
     ids = (*(held.ids[slot] for slot in kept), *([FREE] * (size - len(kept))))
     return LayerExperts(ids, copied(held.gate_up), copied(held.down)), list(range(len(kept), size))
-
-
-def _write(into: LayerExperts, slots: Sequence[int], experts: LayerExperts) -> None:
-    for target, source in ((into.gate_up, experts.gate_up), (into.down, experts.down)):
-        for i, slot in enumerate(slots[: len(experts.ids)]):
-            target.blocks[slot].copy_(source.blocks[i])
-            target.scales[slot].copy_(source.scales[i])
-            target.bias[slot].copy_(source.bias[i])
 
 
 def _renamed(ids: Sequence[int], slots: Sequence[int], experts: Sequence[int]) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ class KvCache:
 
     plan: KvPlan
     sliding: tuple[bool, ...]  # per layer
+    scratch: bool  # whether each tensor ends in a block of nobody, where rows that only fill a step up write
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
@@ -34,14 +35,16 @@ class KvCache:
                     self.values[layer][copy.target].copy_(self.values[layer][copy.source])
 
 
-def allocate(config: ModelConfig, plan: KvPlan, dtype: torch.dtype, device: torch.device) -> KvCache:
-    """Allocate once, at the start; the cache never grows."""
+def allocate(
+    config: ModelConfig, plan: KvPlan, dtype: torch.dtype, device: torch.device, *, scratch: bool = False
+) -> KvCache:
+    """Allocate once, at the start; the cache never grows. With `scratch` there is one block more, in no pool."""
     sliding = tuple(window is not None for window in config.layer_windows)
 
     def tensor(layer: int) -> Tensor:
         blocks = plan.num_sliding if sliding[layer] else plan.num_full
-        shape = (blocks, plan.block_size, config.num_kv_heads, config.head_dim)
+        shape = (blocks + scratch, plan.block_size, config.num_kv_heads, config.head_dim)
         return torch.zeros(shape, dtype=dtype, device=device)
 
     layers = range(config.num_layers)
-    return KvCache(plan, sliding, tuple(map(tensor, layers)), tuple(map(tensor, layers)))
+    return KvCache(plan, sliding, scratch, tuple(map(tensor, layers)), tuple(map(tensor, layers)))

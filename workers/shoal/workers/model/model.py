@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import attention as attn
-from shoal.kernels import rope
+from shoal.kernels import rope, routing
 from shoal.kernels.attention_block import BlockWeights, attention_block
 from shoal.kernels.native import forward as native_forward
 from shoal.kernels.native.forward import PHASES
@@ -49,6 +49,16 @@ class ModelInput:
     full: KvPlace  # of full-attention layers
     sliding: KvPlace  # of sliding layers
     logit_rows: Tensor  # [L] int64, tokens whose logits are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Tokens on their way to a layer's experts."""
+
+    x_dp: Tensor  # [T, H] the residual stream
+    t_dp: Tensor  # [T, H] what the experts read
+    ids_dp: Tensor  # [T, k] int32 the chosen ones
+    weights_dp: Tensor  # [T, k] fp32 their weights
 
 
 class Model:
@@ -100,17 +110,38 @@ class Model:
     @torch.inference_mode()
     def forward_split(self, step: ModelInput, kv: KvCache) -> Tensor:
         """The same layer by layer, tokens exchanged with the other ranks; the same bits."""
-        eps, watch = self.config.rms_eps, self.stopwatch
-        x_dp = self.weights.embedding[step.ids].to(self.target.dtype)
-        for layer, weights in enumerate(self.weights.attention):
-            with watch.phase("attention"):
-                x_dp = self._attention(layer, weights, x_dp, step, kv)
-            router = self.weights.routers[layer]
-            with watch.phase("routing"):
-                t_dp, router_logits = norm_linear(x_dp, router.norm, eps, router.weight, router.bias)
-            x_dp = x_dp + self.experts[layer](t_dp, router_logits, watch)
-        with watch.phase("unembedding"):
-            return norm_linear(x_dp[step.logit_rows], self.weights.norm, eps, self.weights.unembedding, None)[1]
+        watch = self.stopwatch
+        x_dp = self.embed(step.ids)
+        for layer, experts in enumerate(self.experts):
+            routed = self.to_experts(layer, x_dp, step, kv, watch)
+            rows_dp = experts(routed.t_dp, routed.ids_dp, watch)
+            x_dp = self.from_experts(routed, rows_dp, watch)
+        return self.unembed(x_dp[step.logit_rows])
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids [T] -> [T, H], the beginning of the residual stream."""
+        return self.weights.embedding[ids].to(self.target.dtype)
+
+    def to_experts(self, layer: int, x_dp: Tensor, step: ModelInput, kv: KvCache, watch: Stopwatch) -> Routed:
+        """The layer's half before the exchange: attention, norm, router, choice of experts."""
+        with watch.phase("attention"):
+            x_dp = self._attention(layer, self.weights.attention[layer], x_dp, step, kv)
+        router = self.weights.routers[layer]
+        with watch.phase("routing"):
+            t_dp, logits = norm_linear(x_dp, router.norm, self.config.rms_eps, router.weight, router.bias)
+            return Routed(x_dp, t_dp, *routing.route(logits, self.config.experts_per_token))
+
+    @staticmethod
+    def from_experts(routed: Routed, rows_dp: Tensor, watch: Stopwatch) -> Tensor:
+        """The half after it: rows_dp [T, k, H], weighted and added to the residual stream, [T, H]."""
+        with watch.phase("routing"):
+            return routed.x_dp + routing.combine(rows_dp, routed.weights_dp)
+
+    @torch.inference_mode()
+    def unembed(self, x_dp: Tensor) -> Tensor:
+        """[L, H] -> logits fp32 [L, V]."""
+        with self.stopwatch.phase("unembedding"):
+            return norm_linear(x_dp, self.weights.norm, self.config.rms_eps, self.weights.unembedding, None)[1]
 
     def _attention(self, layer: int, weights: BlockWeights, x_dp: Tensor, step: ModelInput, kv: KvCache) -> Tensor:
         """[T, H] -> [T, H], the residual included; causal, windowed on sliding layers."""

@@ -5,7 +5,7 @@
     out = sum over k of weights[k] * rows[k], in fp32, in top-k order      (at the token's own rank)
 
 Because rows come back unsummed and are added at the token's own rank in top-k order, the result is bitwise the same
-for every expert-parallel size.
+for every expert-parallel size. The first and the last line are the model's, what is between them is here.
 """
 
 from __future__ import annotations
@@ -13,46 +13,59 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shoal.kernels import routing
 from shoal.kernels.expert_rows import expert_rows
-from shoal.workers.experts.exchange import Exchange
+from shoal.workers.experts.exchange import Exchange, Handle
 from shoal.workers.model.config import ModelConfig
 from shoal.workers.model.timing import Stopwatch
 from shoal.workers.model.weights import FREE, LayerExperts
 
 
 class ExpertLayer:
-    """The experts of one layer on this rank, and the exchange that reaches the others."""
+    """The experts of one layer on this rank, and the exchange that reaches the others.
 
-    def __init__(self, config: ModelConfig, layer: int, experts: LayerExperts, exchange: Exchange) -> None:
+    What the kernels read of it stays where it is from one epoch to the next, as long as the slots do: a recorded step
+    then reads the new placement. `before` is the same layer of the epoch that ends here.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: int,
+        experts: LayerExperts,
+        exchange: Exchange,
+        before: ExpertLayer | None = None,
+    ) -> None:
         self._config = config
         self._layer = layer
         self.held = experts
-        self._exchange = exchange
+        self.exchange = exchange
+        self.slot_of: Tensor
+        self.load: Tensor
         slots = torch.full((config.num_experts,), -1, dtype=torch.int32)
         for slot, expert in enumerate(experts.ids):
             if expert != FREE:
                 slots[expert] = slot
-        self.slot_of = slots.to(experts.gate_up.blocks.device)
-        self.load = torch.zeros(len(experts.ids), dtype=torch.int64, device=self.slot_of.device)
+        if before is not None and before.load.numel() == len(experts.ids):
+            self.slot_of, self.load = before.slot_of, before.load
+            self.slot_of.copy_(slots)
+            self.load.zero_()
+        else:
+            self.slot_of = slots.to(experts.gate_up.blocks.device)
+            self.load = torch.zeros(len(experts.ids), dtype=torch.int64, device=self.slot_of.device)
 
-    def __call__(self, t_dp: Tensor, router_logits: Tensor, watch: Stopwatch) -> Tensor:
-        """t_dp [T, H], router_logits [T, E] fp32 -> [T, H] in the dtype of t_dp. Raises ExchangeError."""
-        with watch.phase("routing"):
-            ids_dp, weights_dp = routing.route(router_logits, self._config.experts_per_token)
+    def __call__(self, t_dp: Tensor, ids_dp: Tensor, watch: Stopwatch) -> Tensor:
+        """t_dp [T, H], ids_dp i32 [T, k] -> [T, k, H], unweighted. Raises ExchangeError."""
         with watch.phase("exchange"):
-            handle = self._exchange.dispatch(self._layer, t_dp, ids_dp)
+            handle = self.exchange.dispatch(self._layer, t_dp, ids_dp)
         with watch.phase("experts"):
-            rows_ep = self._compute(handle.x_ep, handle.ids_ep)
+            rows_ep = self.served(self.compute(handle.x_ep, handle.ids_ep), handle)
         with watch.phase("exchange"):
-            rows_dp = self._exchange.combine(rows_ep, handle)
-        with watch.phase("routing"):
-            return routing.combine(rows_dp, weights_dp)
+            return self.exchange.combine(rows_ep, handle)
 
     @property
     def alone(self) -> bool:
         """Whether this rank is its whole group: nothing travels."""
-        return self._exchange.size == 1
+        return self.exchange.size == 1
 
     @property
     def loads(self) -> dict[int, int]:
@@ -60,9 +73,20 @@ class ExpertLayer:
         tokens = zip(self.held.ids, self.load.tolist(), strict=True)
         return {expert: count for expert, count in tokens if expert != FREE}
 
-    def _compute(self, x_ep: Tensor, ids_ep: Tensor) -> Tensor:
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where what the kernels read and write of this layer lies."""
+        weights = (t for w in (self.held.gate_up, self.held.down) for t in (w.blocks, w.scales, w.bias))
+        return tuple(t.data_ptr() for t in (*weights, self.slot_of, self.load))
+
+    @staticmethod
+    def served(rows_ep: Tensor, handle: Handle) -> Tensor:
+        """What `compute` made, without room for pairs that are served elsewhere."""
+        return rows_ep[: sum(handle.rows_of_peer)]
+
+    def compute(self, x_ep: Tensor, ids_ep: Tensor) -> Tensor:
         """x_ep [R, H], ids_ep [R, k] with -1 for experts served elsewhere -> one row per pair served here, [P, H],
-        in the order of the pairs in `ids_ep`."""
+        in the order of the pairs in `ids_ep`. There may be rows of nobody behind them."""
         c, held = self._config, self.held
         return expert_rows(
             x_ep, ids_ep, self.slot_of, held.gate_up, held.down, self.load,

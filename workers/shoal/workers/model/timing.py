@@ -13,6 +13,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._stopped = False
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -21,4 +22,9 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            if not self._stopped:
+                self.seconds[name] += time.perf_counter() - start
+
+    def stop(self) -> None:
+        """Add nothing from now on."""
+        self._stopped = True

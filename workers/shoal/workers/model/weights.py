@@ -6,8 +6,8 @@ reads them fastest. Experts are stacked in slots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from shoal.kernels.attention_block import BlockWeights
 from shoal.kernels.mxfp4 import ExpertWeights
 from shoal.workers.checkpoint.source import WeightSource
 from shoal.workers.model.config import ModelConfig
+from shoal.workers.model.timing import Stopwatch
+
+PARTS = ("blocks", "scales", "bias")
+"""Of a projection's experts, in files and in memory."""
+
+AT_ONCE = 16
+"""Experts that are read and brought into order at a time on a GPU."""
 
 FREE = -1
 """Id of a slot that holds no expert."""
@@ -51,14 +58,21 @@ class DenseWeights:
     routers: tuple[RouterWeights, ...]
 
 
-def load_dense(checkpoint: WeightSource, device: torch.device) -> DenseWeights:
-    """Read every tensor that is not an expert. Raises CheckpointError."""
+def load_dense(checkpoint: WeightSource, device: torch.device, watch: Stopwatch | None = None) -> DenseWeights:
+    """Read every tensor that is not an expert. Raises CheckpointError. `watch` learns what reading and preparing
+    took."""
+    watch = watch or Stopwatch()
 
-    def tensor(name: str) -> Tensor:
-        return checkpoint.tensor(name).to(device).contiguous()
+    def tensor(*names: str) -> Tensor:
+        """One tensor, or several one below the other."""
+        with watch.phase("read"):
+            parts = [checkpoint.tensor(name).to(device) for name in names]
+            return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
 
-    def matrix(name: str) -> dense.Weight:
-        return dense.prepare(tensor(name))
+    def matrix(*names: str) -> dense.Weight:
+        read = tensor(*names)
+        with watch.phase("prepare"):
+            return dense.prepare(read)
 
     def vector(name: str) -> Tensor:
         """A norm's weights or the sinks, widened once (exactly) rather than in every step."""
@@ -67,13 +81,12 @@ def load_dense(checkpoint: WeightSource, device: torch.device) -> DenseWeights:
     attention, routers = [], []
     for layer in range(checkpoint.config.num_layers):
         base = f"model.layers.{layer}."
-        parts = [checkpoint.tensor(f"{base}self_attn.{x}_proj.weight") for x in "qkv"]
-        biases = [checkpoint.tensor(f"{base}self_attn.{x}_proj.bias") for x in "qkv"]
+        qkv = [f"{base}self_attn.{x}_proj" for x in "qkv"]
         attention.append(
             BlockWeights(
                 norm=vector(base + "input_layernorm.weight"),
-                qkv=dense.prepare(torch.cat(parts).to(device)),
-                qkv_bias=torch.cat(biases).to(device),
+                qkv=matrix(*(f"{name}.weight" for name in qkv)),
+                qkv_bias=tensor(*(f"{name}.bias" for name in qkv)),
                 sinks=vector(base + "self_attn.sinks"),
                 out=matrix(base + "self_attn.o_proj.weight"),
                 out_bias=tensor(base + "self_attn.o_proj.bias"),
@@ -103,23 +116,50 @@ def load_experts(
     spare_slots: int = 0,
     *,
     int8: bool = False,
+    watch: Stopwatch | None = None,
 ) -> LayerExperts:
     """Read only the byte ranges of experts `ids` of `layer`, with free slots behind them. Raises CheckpointError.
 
-    `int8` prepares them for activations of 8 bits.
+    `int8` prepares them for activations of 8 bits. What is read is brought into the device's order on the device, a few
+    experts at a time, so that little memory is needed beside the experts' own. `watch`: as for `load_dense`.
     """
-
-    def tensor(name: str) -> Tensor:
-        read = checkpoint.experts(f"model.layers.{layer}.mlp.experts.{name}", ids)
-        if spare_slots:
-            read = torch.cat([read, read.new_zeros(spare_slots, *read.shape[1:])])
-        return read.to(device)
+    watch = watch or Stopwatch()
+    at_once = AT_ONCE if device.type != "cpu" else max(1, len(ids))
 
     def expert_weights(projection: str) -> moe_matmul.Weights:
-        parts = [tensor(f"{projection}_{part}") for part in ("blocks", "scales", "bias")]
-        return moe_matmul.prepare(ExpertWeights(*parts), int8=int8)
+        whole: moe_matmul.Weights | None = None
+        for first in range(0, max(1, len(ids)), at_once):
+            some = ids[first : first + at_once]
+            with watch.phase("read"):
+                names = (f"model.layers.{layer}.mlp.experts.{projection}_{part}" for part in PARTS)
+                read = ExpertWeights(*(checkpoint.experts(name, some).to(device) for name in names))
+            with watch.phase("prepare"):
+                prepared = moe_matmul.prepare(read, int8=int8)
+                if len(some) == len(ids) and not spare_slots:
+                    return prepared
+                whole = slots_like(prepared, len(ids) + spare_slots) if whole is None else whole
+                put(whole, range(first, first + len(some)), prepared)
+        assert whole is not None, "no part was read"
+        return whole
 
     return LayerExperts((*ids, *([FREE] * spare_slots)), expert_weights("gate_up_proj"), expert_weights("down_proj"))
+
+
+def slots_like(weights: moe_matmul.Weights, count: int) -> moe_matmul.Weights:
+    """`count` empty slots for experts of this kind."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        return tensor.new_zeros(count, *tensor.shape[1:])
+
+    return replace(weights, blocks=empty(weights.blocks), scales=empty(weights.scales), bias=empty(weights.bias))
+
+
+def put(into: moe_matmul.Weights, slots: Iterable[int], experts: moe_matmul.Weights) -> None:
+    """Copy the first of `experts` to these slots of `into`."""
+    for i, slot in enumerate(slots):
+        into.blocks[slot].copy_(experts.blocks[i])
+        into.scales[slot].copy_(experts.scales[i])
+        into.bias[slot].copy_(experts.bias[i])
 
 
 def expert_bytes(config: ModelConfig) -> int:
