@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from shoal.cluster.bench.commands import app as bench
 from shoal.cluster.checkpoint.commands import app as checkpoint
 from shoal.cluster.commands.audit import app as audit
 from shoal.cluster.commands.keys import app as keys
@@ -26,6 +27,7 @@ app = typer.Typer(
     help="Serve GPT-OSS models from a cluster of expert-parallel workers.",
 )
 app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
 app.add_typer(health, name="health")

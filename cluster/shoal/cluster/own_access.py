@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
+import grpc.aio
 
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import ConfigError
-from shoal.wire.credentials import is_loopback, open_sync_channel
+from shoal.wire.credentials import is_loopback, open_channel, open_sync_channel
 from shoal.wire.tls import TlsConfig, calling_credentials
 
 
@@ -45,14 +46,22 @@ class OwnAccess:
 
     def router(self, address: str) -> grpc.Channel:
         """A channel to a router. Raises ConfigError for a file that cannot be read."""
+        return open_sync_channel(address, *self._known(address))
+
+    def aio_router(self, address: str) -> grpc.aio.Channel:
+        """The same for code in an event loop."""
+        credentials, name = self._known(address)
+        return open_channel(address, None, credentials, name)
+
+    def _known(self, address: str) -> tuple[grpc.ChannelCredentials | None, str]:
+        """How to call it, and who it must say that it is."""
         if not self.ca:
-            return open_sync_channel(address)
+            return None, ""
         try:
             credentials = calling_credentials(self.ca, self.certificate, self.certificate_key)
         except OSError as error:
             raise ConfigError(f"SHOAL_CA or tls.certificate: {error}") from error
-        here = is_loopback(address.rpartition(":")[0])
-        return open_sync_channel(address, credentials, self.name if here else "")
+        return credentials, self.name if is_loopback(address.rpartition(":")[0]) else ""
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,1 @@
+"""Load on a running cluster, or on an engine alone, and what came of it."""
