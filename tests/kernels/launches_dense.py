@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from shoal.kernels import _dense, _norm, _norm_linear
+from shoal.kernels import _dense, _norm, _norm_linear, _sampling, sampling
 
 HIDDEN, HEADS, QKV, VOCABULARY = 2880, 4096, 5120, 201088
 
@@ -24,3 +24,7 @@ def launch_dense() -> None:
     _norm.rms_norm(_t(64, HIDDEN), _t(HIDDEN), 1e-5, _t(3, dtype=torch.int64))
     for experts in (32, 128):
         _norm_linear.norm_linear(_t(64, HIDDEN), _t(HIDDEN), 1e-5, _t(experts, HIDDEN), _t(experts))
+    logits, settings = _t(64, VOCABULARY, dtype=torch.float32), _t(64, sampling.WIDTH, dtype=torch.int64)
+    masks = _t(3, -(-VOCABULARY // 32), dtype=torch.int32)
+    _sampling.sample(logits, settings, None, top_k=False, top_p=False, logprobs=None)
+    _sampling.sample(logits, settings, masks, top_k=True, top_p=True, logprobs=20)
