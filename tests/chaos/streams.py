@@ -96,27 +96,25 @@ class Figures:
             lines.append(f"  {kind}: {len(pauses)} pauses, median {median:.3f} s, p99 {p99:.3f} s, max {most:.3f} s")
         return "\n".join(lines)
 
-    def rows(self) -> list[Row]:
-        """For the record."""
+    def rows(self, what: str = "", peer: str = "restart of the worker") -> list[Row]:
+        """For the record; `what` begins their names, `restarts` are restarts of `peer`."""
         rows = [
-            Row("streams: failed requests", len(self.failed), "requests", goal=0, met=not self.failed),
-            Row("streams: not token by token as undisturbed", len(self.different), "requests", goal=0,
+            Row(f"{what}streams: failed requests", len(self.failed), "requests", goal=0, met=not self.failed),
+            Row(f"{what}streams: not token by token as undisturbed", len(self.different), "requests", goal=0,
                 met=not self.different),
+            Row(f"{what}streams", self.streams, "streams"),
+            Row(f"{what}kills", self.kills.total(), "kills"),
+            Row(f"{what}longest silence undisturbed, p99", round(spread(self.calm)[1], 4), "s"),
         ]  # fmt: skip
-        rows.append(Row("longest silence undisturbed, p99", round(spread(self.calm)[1], 4), "s"))
         restart = statistics.median(self.restarts) if self.restarts else None
         for kind, pauses in self.pauses.items():
-            median, p99, most = spread(pauses)
-            rows.append(Row(f"pause after kill -9 of a {kind}, median", round(median, 4), "s"))
-            goal = 0.5 if kind == "worker" else None
-            row = Row(f"pause after kill -9 of a {kind}, p99", round(p99, 4), "s", goal=goal)
-            if goal is not None:
-                row = replace(row, met=p99 <= goal)
-            if kind == "worker" and restart is not None:
-                peer, ratio = "restart of the worker", round(median / restart, 3)
-                row = replace(row, peer=peer, peer_value=round(restart, 2), ratio=ratio)
-            rows.append(row)
-            rows.append(Row(f"pause after kill -9 of a {kind}, max", round(most, 4), "s"))
+            for name, pause in zip(("median", "p99", "max"), spread(pauses), strict=True):
+                row = Row(f"{what}pause after kill -9 of a {kind}, {name}", round(pause, 4), "s")
+                if kind == "worker" and name == "p99":
+                    row = replace(row, goal=0.5, met=pause <= 0.5)
+                if kind == "worker" and restart is not None:
+                    row = replace(row, peer=peer, peer_value=round(restart, 2), ratio=round(pause / restart, 3))
+                rows.append(row)
         return rows
 
 
@@ -139,14 +137,12 @@ async def run(model: Path, folder: Path, rounds: int, tokens: int, seed: int, st
             await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
             await asyncio.gather(*(asyncio.to_thread(router.start) for router in routers))
             addresses = [router.address for router in routers]
-            calm = await _hear(streams, tokens, addresses, chance)
-            assert [] == [(one.number, one.failed) for one in calm if one.failed], "nothing was killed yet"
-            figures.calm = [pause for one in calm if (pause := one.pause_after(one.times[0])) is not None]
+            calm = await undisturbed(streams, tokens, addresses, chance, figures)
             for round_ in range(rounds):
                 kind, victim = _victim(round_, chance, workers, routers, store)
                 running = [Listener(number, tokens) for number in range(streams)]
                 tasks = [asyncio.create_task(one.listen(addresses, chance)) for one in running]
-                await _partly_heard(running, tasks, chance.uniform(0.1, 0.6) * sum(len(one.events) for one in calm))
+                await partly_heard(running, tasks, chance.uniform(0.1, 0.6) * sum(len(one.events) for one in calm))
                 moment, here = time.monotonic(), getattr(victim, "worker_id", "")
                 await asyncio.to_thread(victim.kill)
                 figures.kills[kind] += 1
@@ -155,7 +151,7 @@ async def run(model: Path, folder: Path, rounds: int, tokens: int, seed: int, st
                     for worker in workers:
                         await asyncio.to_thread(worker.register)
                 await asyncio.gather(*tasks)
-                _count(figures, kind, moment, calm, running, here)
+                count(figures, kind, moment, calm, running, here)
             figures.restarts = [seconds for worker in workers for seconds in worker.came_back[1:]]
     finally:
         for router in routers:
@@ -177,13 +173,18 @@ def _victim(
             return "redis", store
 
 
-async def _hear(count: int, tokens: int, addresses: Sequence[str], chance: random.Random) -> list[Listener]:
-    listeners = [Listener(number, tokens) for number in range(count)]
-    await asyncio.gather(*(one.listen(addresses, chance) for one in listeners))
-    return listeners
+async def undisturbed(
+    count: int, tokens: int, addresses: Sequence[str], chance: random.Random, figures: Figures
+) -> list[Listener]:
+    """What each stream says when nothing is killed, and the longest silences of that."""
+    calm = [Listener(number, tokens) for number in range(count)]
+    await asyncio.gather(*(one.listen(addresses, chance) for one in calm))
+    assert [] == [(one.number, one.failed) for one in calm if one.failed], "nothing was killed yet"
+    figures.calm = [pause for one in calm if (pause := one.pause_after(one.times[0])) is not None]
+    return calm
 
 
-async def _partly_heard(running: Sequence[Listener], tasks: Sequence[asyncio.Task[None]], events: float) -> None:
+async def partly_heard(running: Sequence[Listener], tasks: Sequence[asyncio.Task[None]], events: float) -> None:
     """Every stream was accepted (before that a client has nothing to lose), and so many events came."""
     pairs = list(zip(running, tasks, strict=True))
     while True:
@@ -193,7 +194,7 @@ async def _partly_heard(running: Sequence[Listener], tasks: Sequence[asyncio.Tas
         await asyncio.sleep(0.005)
 
 
-def _count(
+def count(
     figures: Figures, kind: str, moment: float, calm: list[Listener], stormy: list[Listener], worker: str
 ) -> None:
     """`worker`, if any, is the one that was killed: only its streams have a pause to tell of."""

@@ -62,10 +62,11 @@ def request(number: int, tokens: int) -> pb.GenerateRequest | pb.ChatRequest:
 
 
 class Town:
-    """One group (or more) of workers behind one router. Use `town` to make it."""
+    """One group of workers behind one router, or with `routes=False` behind none yet. Use `town` to make it."""
 
     def __init__(self, model: Path, redis_url: str, ep_size: int, **settings: Any) -> None:
         policy = {key: settings.pop(key) for key in ("spares", "drain_timeout") if key in settings}
+        self._routes = settings.pop("routes", True)
         self.fleet = ProcessFleet(model, **settings)
         self.policy = Policy(**policy)
         self._redis_url = redis_url
@@ -88,10 +89,12 @@ class Town:
     async def open(self) -> None:
         """Start everything; returns when requests are served."""
         self._running = asyncio.create_task(self.controller.run())
+        await self.settled(within=60)
+        if not self._routes:
+            return
         listening = await self.router.start()
         self.channel = grpc.aio.insecure_channel(listening.address)
         self.stub: Any = InferenceServiceStub(self.channel)
-        await self.settled(within=60)
         while not self.router.pool.eligible():  # noqa: ASYNC110  # it polls the registry
             await asyncio.sleep(0.02)
 
@@ -100,8 +103,9 @@ class Town:
         if self._running is not None:
             await self.controller.stop(0.0)
             await self._running
-        await self.channel.close()
-        await self.router.stop(0)
+        if self._routes:
+            await self.channel.close()
+            await self.router.stop(0)
         self.fleet.close()
 
     async def kill_controller(self) -> None:

@@ -24,8 +24,8 @@ from shoal.cluster.embedded_redis import (
     ServerDidNotStartError,
     ServerNotFoundError,
     ServerTooOldError,
-    is_alive,
 )
+from shoal.cluster.processes import is_alive
 
 _PARENT = """
 import sys, time

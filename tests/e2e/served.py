@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def becomes(holds: Callable[[], bool], within: float) -> bool:
 class Served:
     """One running `shoal serve` on two expert-parallel workers."""
 
-    def __init__(self, model: Path, state_dir: Path, **more_environment: str) -> None:
+    def __init__(
+        self, model: Path, state_dir: Path, more_settings: Sequence[str] = (), **more_environment: str
+    ) -> None:
         self.state_dir = state_dir
         state_dir.mkdir(parents=True, exist_ok=True)
         self.log = state_dir / "serve.log"
@@ -53,8 +55,10 @@ class Served:
             "worker.kv_tokens=8192",
             "router.http_port=0",
             "router.metrics_port=0",
+            "router.migration_seconds=180",  # a busy machine may start Ray for longer than a minute
             "cluster.log_level=debug",
             "worker.threads=1",
+            *more_settings,
         ]
         self._environment = environment(**more_environment)
         with self.log.open("wb") as log:
@@ -104,6 +108,16 @@ class Served:
             return 0
         self._seen |= {process.pid: process for process in below}
         return len(below)
+
+    def process_named(self, words: str) -> psutil.Process:
+        """The one process below it, alive, whose command line has these words."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and words in " ".join(process.cmdline()):
+                    found.append(process)
+        assert len(found) == 1, f"{len(found)} processes are {words!r}"
+        return found[0]
 
     def left(self, besides: str = "") -> list[str]:
         """Command lines, without the word `besides`, of processes that were once below it and still live."""
@@ -188,9 +202,11 @@ class Client:
 
 
 @contextmanager
-def serving(model: Path, state_dir: Path, **more_environment: str) -> Iterator[Served]:
+def serving(
+    model: Path, state_dir: Path, more_settings: Sequence[str] = (), **more_environment: str
+) -> Iterator[Served]:
     """A cluster that is being started; whatever is left of it at the end is killed."""
-    served = Served(model, state_dir, **more_environment)
+    served = Served(model, state_dir, more_settings, **more_environment)
     try:
         yield served
     finally:

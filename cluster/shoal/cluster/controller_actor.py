@@ -70,6 +70,8 @@ class Declared:
     autoscale: AutoscalePolicy = field(default_factory=AutoscalePolicy)
     desired_file: str = ""
     """A file on this node that is watched for other sizes; empty: none."""
+    again: bool = False
+    """It follows a controller that died with its Ray: what is desired is what Redis knows."""
 
 
 class ControllerActor:
@@ -83,7 +85,7 @@ class ControllerActor:
         self._running: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="controller", daemon=True).start()
-        self._begun = asyncio.run_coroutine_threadsafe(self._begin(_is_restart()), self._loop)
+        self._begun = asyncio.run_coroutine_threadsafe(self._begin(declared.again or _is_restart()), self._loop)
 
     def start(self) -> None:
         """Wait until it has begun to bring the groups up. Raises RegistryAwayError when Redis does not answer."""

@@ -24,7 +24,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -37,25 +36,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from shoal.cluster.processes import is_alive, tied
+
 VERSION_FLOOR = (7, 0)
 """Oldest server whose scripts and expiry options we use. Valkey's numbering continues Redis's and starts at 7.2."""
 
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes; the rest is slack
 _RESTART_DELAYS = (0.05, 0.2, 1.0, 5.0)  # seconds before restart 1, 2, 3 and all later ones
-
-# Runs between fork and exec. A separate interpreter, not `preexec_fn`: Python code between fork and exec may deadlock
-# in a process with threads. The parent may have died before prctl: then getppid differs and nothing is started.
-_LAUNCHER = """
-import ctypes, os, sys
-parent, program = int(sys.argv[1]), sys.argv[2]
-if sys.platform == "linux":
-    PR_SET_PDEATHSIG, SIGTERM = 1, 15
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0) != 0:
-        sys.exit("prctl(PR_SET_PDEATHSIG) failed with errno %d" % ctypes.get_errno())
-    if os.getppid() != parent:
-        sys.exit("the parent is gone")
-os.execv(program, [program, *sys.argv[3:]])
-"""
 
 
 class EmbeddedRedisError(Exception):
@@ -105,15 +92,6 @@ def server_version(binary: Path) -> tuple[int, int, int]:
         raise ServerNotFoundError(f"{binary} --version printed no version: {printed.stdout.strip()!r}")
     major, minor, patch = (int(part) for part in match.groups())
     return major, minor, patch
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs. A zombie does not: on some machines nobody reaps orphans."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rsplit(")", 1)[1].split()[0] not in ("Z", "X")
 
 
 class EmbeddedRedis:
@@ -281,10 +259,10 @@ class EmbeddedRedis:
             os.close(lock)
 
     def _fork(self, binary: Path, lock: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(binary)]
+        command = tied([str(binary), str(self.directory / "redis.conf")], signal.SIGTERM)
         with open(self.directory / "start.log", "wb") as output:
             return subprocess.Popen(
-                [*command, str(self.directory / "redis.conf")],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

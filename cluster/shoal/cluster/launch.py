@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import sys
 import time
@@ -25,6 +24,7 @@ from shoal.cluster.autoscale import AutoscalePolicy
 from shoal.cluster.config import ClusterConfig, Settings
 from shoal.cluster.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
+from shoal.cluster.gcs_keeper import GcsKeeper
 from shoal.cluster.group_state import Policy
 from shoal.cluster.own_access import OwnAccess
 from shoal.cluster.processes import Interrupted, adopt_orphans, descendants, interruptible, kill_descendants
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # importing these imports ray, which must first see the envir
 log = structlog.get_logger()
 
 WORKER_CLASS = "shoal.workers.actor:WorkerActor"
+_ROUTER_DEATHS = 5  # within a minute; with one more it is not worth starting again
 _POLL = 0.1  # seconds between two looks while something starts
 _REDIS_PATIENCE = 5.0  # seconds that a Redis which was configured may take to answer
 
@@ -73,7 +74,12 @@ class LocalCluster:
         self._undo: list[Callable[[], None]] = []
         self._not_ours: list[int] = []
         self._owned = contextlib.ExitStack()
+        self._redis: EmbeddedRedis | None = None
+        self._session: RaySession | None = None
+        self._gcs: GcsKeeper | None = None
         self._router: RouterProcess | None = None
+        self._listening: Listening | None = None
+        self._router_deaths: list[float] = []
         self._controller: ControllerHandle | None = None
         self._deadline = 0.0
 
@@ -88,20 +94,27 @@ class LocalCluster:
         self._owned.enter_context(runfile.owned(self._state_dir))
         self._check_model()
         redis_url = self._start_redis()
+        self._undo.append(self._stop_ray)
         session = self._connect_ray()
+        self._undo.append(self._stop_controller)
         self._start_controller(session, redis_url)
-        router_config = dataclasses.replace(self._router_config, redis_url=redis_url)
-        self._router = RouterProcess(router_config, self._router_log)
-        self._undo.append(functools.partial(self._router.stop, self._router_config.drain_seconds + 5.0))
+        self._router_config = dataclasses.replace(self._router_config, redis_url=redis_url)
+        self._router = RouterProcess(self._router_config, self._router_log)
+        self._undo.append(self._stop_router)
         self._await_groups()
-        listening = self._await_router()
+        self._listening = self._await_router()
+        return self._write_run(session, started)
+
+    def _write_run(self, session: RaySession, started: float) -> RunFile:
+        listening = self._listening
+        assert listening is not None, "the router listens"
         run = RunFile(
             pid=os.getpid(),
             started=started,
             router=listening.grpc,
             http=listening.http,
             metrics=listening.metrics,
-            redis_url=redis_url,
+            redis_url=self._router_config.redis_url,
             ray_address=session.address,
             model=self._model,
             groups=self.config.group_names,
@@ -127,28 +140,30 @@ class LocalCluster:
             _ping(self.config.redis_url)
             return self.config.redis_url
         self._say("starting Redis")
-        server = EmbeddedRedis(self._state_dir / "redis", on_restart=_redis_restarted)
+        self._redis = EmbeddedRedis(self._state_dir / "redis", on_restart=_redis_restarted)
         try:
-            url = server.start()
+            url = self._redis.start()
         except EmbeddedRedisError as error:
             raise StartError(str(error)) from error
-        self._undo.append(server.stop)
+        self._undo.append(self._redis.stop)
         return url
 
     def _connect_ray(self) -> RaySession:
         self._say(f"connecting to Ray at {self.config.ray_address}" if self.config.ray_address else "starting Ray")
-        self._undo.append(ray_session.disconnect)
-        return ray_session.connect(self.config.ray_address, self.config.namespace, self._state_dir)
+        self._session = ray_session.connect(self.config.ray_address, self.config.namespace, self._state_dir)
+        if self._session.gcs:
+            self._gcs = GcsKeeper(self._session.gcs, self._session.address, _gcs_restarted)
+        return self._session
 
-    def _start_controller(self, session: RaySession, redis_url: str) -> None:
+    def _start_controller(self, session: RaySession, redis_url: str, again: bool = False) -> None:
         from shoal.cluster.controller_handle import ControllerHandle
 
         left = max(1.0, self._deadline - time.monotonic())
         declared = declare(self.config, self._worker, session, redis_url, left, self._autoscale)
+        declared = dataclasses.replace(declared, again=again)
         topology.require_room(declared.need, self.config.ranks, session.resources)
         self._say(f"starting {self.config.ranks} workers on {declared.worker.device.upper()}")
         self._controller = ControllerHandle(declared, session.node_id)
-        self._undo.append(self._controller.stop)
         self._controller.begin(left)
 
     def _await_groups(self) -> None:
@@ -182,12 +197,43 @@ class LocalCluster:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises UnhealthyError when the router ended by itself."""
+        """Start again what died and does not come back by itself. Raises UnhealthyError when a router dies again and
+        again, StartError when Ray cannot be started any more."""
         assert self._router is not None, "check() comes after start()"
+        assert self._session is not None, "check() comes after start()"
         try:
             self._router.listening()
         except StartError as error:
+            self._restart_router(error)
+        if not self._session.lives():
+            self._restart_ray()
+
+    def _restart_router(self, error: StartError) -> None:
+        """At the same ports: clients come back to it, and go on."""
+        now = time.monotonic()
+        self._router_deaths = [then for then in self._router_deaths if now - then < 60.0] + [now]
+        if len(self._router_deaths) > _ROUTER_DEATHS:
             raise UnhealthyError(str(error)) from error
+        log.warning("the router died and is started again", why=str(error))
+        assert self._listening is not None, "it listened before"
+        self._router = RouterProcess(self._listening.again(self._router_config), self._router_log)
+
+    def _restart_ray(self) -> None:
+        """Its workers died with it. The router lives, and its streams wait for workers that can go on with them."""
+        log.warning("Ray died, and all workers with it: all start anew")
+        started = runfile.read(self._state_dir).started
+        self._stop_ray()
+        kill_descendants(keep=[*self._not_ours, *self._beside_ray()])
+        self._deadline = time.monotonic() + self.config.start_timeout
+        session = self._connect_ray()
+        self._start_controller(session, self._router_config.redis_url, again=True)
+        self._await_groups()
+        self._write_run(session, started)
+
+    def _beside_ray(self) -> list[int]:
+        """Processes of ours that do not belong to Ray."""
+        pids = [self._router.pid if self._router else None, self._redis.pid if self._redis else None]
+        return [pid for pid in pids if pid is not None]
 
     def status(self) -> dict[str, Any]:
         """What the controller knows. Raises StartError when it is gone."""
@@ -195,6 +241,19 @@ class LocalCluster:
         return self._controller.status()
 
     # -- down ---------------------------------------------------------------------------------------------------------
+
+    def _stop_ray(self) -> None:
+        if self._gcs is not None:
+            self._gcs.stop()
+        ray_session.disconnect()
+
+    def _stop_controller(self) -> None:
+        if self._controller is not None:
+            self._controller.stop()
+
+    def _stop_router(self) -> None:
+        if self._router is not None:
+            self._router.stop(self._router_config.drain_seconds + 5.0)
 
     def stop(self) -> None:
         """Stop everything in reverse order; what is left below this process is killed. Safe to repeat.
@@ -303,3 +362,7 @@ def _ping(url: str) -> None:
 
 def _redis_restarted(pid: int, status: int) -> None:
     log.warning("the embedded Redis died and is started again", pid=pid, status=status)
+
+
+def _gcs_restarted(pid: int) -> None:
+    log.warning("Ray's control service died and is started again", pid=pid)

@@ -4,7 +4,7 @@ Three nets, each for the case that the one before it did not run:
 
 1. the orderly stop;
 2. `kill_descendants`: everything below this process, found because orphans are handed to us (`adopt_orphans`);
-3. the parent-death signal: a child dies with us even after SIGKILL (`die_with`, and Ray and Redis do the same).
+3. the parent-death signal: a child dies with us even after SIGKILL (`die_with`, `tied`, and Ray does the same).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,20 @@ import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+# Runs between fork and exec. A separate interpreter, not `preexec_fn`: Python code between fork and exec may deadlock
+# in a process with threads. The parent may have died before prctl: then getppid differs and nothing is started.
+_LAUNCHER = """
+import ctypes, os, sys
+parent, number, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        sys.exit("prctl(PR_SET_PDEATHSIG) failed with errno %d" % ctypes.get_errno())
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")
+os.execv(program, [program, *sys.argv[4:]])
+"""
 
 
 class Interrupted(BaseException):  # like KeyboardInterrupt: not an error, and no `except Exception` may eat it
@@ -44,6 +59,20 @@ def die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the kernel knew
         os._exit(1)
+
+
+def tied(command: Sequence[str], number: signal.Signals) -> list[str]:
+    """A command whose process, a child of this one, gets the signal when the thread that started it ends."""
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(number)), *command]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs. A zombie does not: on some machines nobody reaps orphans."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] not in ("Z", "X")
 
 
 def descendants() -> list[psutil.Process]:

@@ -5,18 +5,21 @@ Ray is imported only after its environment is set, because it reads some variabl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import shutil
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import structlog
 
 from shoal.cluster.errors import StartError
-from shoal.cluster.processes import descendants, kill_descendants
+from shoal.cluster.processes import descendants, is_alive, kill_descendants
 from shoal.cluster.topology import MOST_PLACES, PLACES
 
 log = structlog.get_logger()
@@ -41,6 +44,14 @@ class RaySession:
     resources: Mapping[str, float]
     local: bool
     """Whether it is ours to stop."""
+    gcs: int = 0
+    """Process of its control service, 0 when it is not ours."""
+    raylet: int = 0
+    """Process that workers live below, 0 when it is not ours."""
+
+    def lives(self) -> bool:
+        """Whether workers can live on. A control service that is away comes back, a raylet does not."""
+        return not self.local or is_alive(self.raylet)
 
 
 def connect(address: str, namespace: str, state_dir: Path) -> RaySession:
@@ -62,6 +73,8 @@ def connect(address: str, namespace: str, state_dir: Path) -> RaySession:
     before = [process.pid for process in descendants()]
     for attempts_left in (1, 0) if local else (0,):
         try:
+            if local:
+                options["_system_config"] = _kept_on_disk(state_dir / "ray")
             context: Any = ray.init(address=address or "local", **options)
             break
         except Exception as error:
@@ -78,13 +91,16 @@ def connect(address: str, namespace: str, state_dir: Path) -> RaySession:
 
     runtime = ray.get_runtime_context()
     node_id = runtime.get_node_id()
+    session_dir = context.address_info["session_dir"]
     return RaySession(
         address=runtime.gcs_address,
         home=node_addresses()[node_id],
         node_id=node_id,
-        logs=str(Path(context.address_info["session_dir"]) / "logs"),
+        logs=str(Path(session_dir) / "logs"),
         resources=ray.cluster_resources(),  # type: ignore[no-untyped-call]  # ray publishes no type for it
         local=local,
+        gcs=_own("gcs_server", session_dir) if local else 0,
+        raylet=_own("raylet", session_dir) if local else 0,
     )
 
 
@@ -110,6 +126,25 @@ def _set_environment(state_dir: Path, local: bool) -> None:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(secrets.token_hex(32))
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _kept_on_disk(directory: Path) -> dict[str, str]:
+    """Options that let what our own Ray's control service knows survive it, unless somebody chose another place. The
+    folder belongs to one start of Ray: actors of the last one are gone."""
+    if {"RAY_REDIS_ADDRESS", "RAY_gcs_storage"} & set(os.environ):
+        return {}
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700)
+    return {"gcs_storage": "rocksdb", "gcs_storage_path": str(directory)}
+
+
+def _own(name: str, session_dir: str) -> int:
+    """Process id of a part of the Ray that was just started from here."""
+    for process in descendants():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == name and session_dir in " ".join(process.cmdline()):
+                return process.pid
+    raise StartError(f"Ray's {name} ended at once")
 
 
 def _first_line(error: BaseException) -> str:

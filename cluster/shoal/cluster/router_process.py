@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +23,12 @@ class Listening:
     grpc: str
     http: str
     metrics: str
+
+    def again(self, config: RouterConfig) -> RouterConfig:
+        """Settings of a router that takes the place of this one."""
+        found = {"port": self.grpc, "http_port": self.http, "metrics_port": self.metrics}
+        ports = {key: int(address.rpartition(":")[2]) for key, address in found.items() if address}
+        return replace(config, **ports)  # type: ignore[arg-type]  # all of them are ports
 
 
 class RouterProcess:
