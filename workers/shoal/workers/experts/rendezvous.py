@@ -24,7 +24,14 @@ class RendezvousServer:
         """Listen on a free port of `host`; torch raises RuntimeError when the address cannot be bound."""
         self.host = host
         patience = datetime.timedelta(seconds=PATIENCE)
-        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=patience)
+        with socket.create_server((host, 0)) as listening:
+            # Ours, because torch's would be of IPv6, and then its server asks the DNS, for up to five seconds and while
+            # everybody waits, for the name of each peer that comes; those of IPv4 are in the hosts file.
+            port = listening.getsockname()[1]
+            self._store = TCPStore(
+                host, port, is_master=True, wait_for_workers=False, timeout=patience,
+                master_listen_fd=listening.detach(),
+            )  # fmt: skip
 
     @property
     def port(self) -> int:
