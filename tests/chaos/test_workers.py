@@ -7,7 +7,8 @@ import statistics
 from pathlib import Path
 
 from tests.chaos.town import town
-from tests.chaos.workers import Storm, kill_some, many_epochs, rebalanced, scale_through, stop_one, under_load
+from tests.chaos.workers import Storm, kill_some, many_epochs, scale_through, stop_one, under_load
+from tests.chaos.zipf import rebalanced, zipf_model
 
 STREAMS, TOKENS = 8, 64
 
@@ -47,13 +48,16 @@ async def test_a_stopped_worker_is_served_around(tiny_model: Path, redis_url: st
         (await under_load(t, STREAMS, TOKENS, stop)).check()
 
 
-async def test_a_skewed_load_is_spread(tiny_model: Path, redis_url: str) -> None:
-    """Experts move by what they had to do: the fullest rank comes nearer to the mean, the answers stay the same."""
-    async with town(tiny_model, redis_url, ep_size=4) as t:
+async def test_a_skewed_load_is_spread(tmp_path: Path, redis_url: str) -> None:
+    """Tokens want experts by Zipf's law. Experts move by what they had to do, hot ones get copies: the fullest rank
+    comes nearer to the mean, and the answers stay the same."""
+    async with town(zipf_model(tmp_path / "zipf"), redis_url, ep_size=4) as t:
         calm = await t.hear_all(range(4), TOKENS)
-        before, after, moves = await rebalanced(t)
-        print(f"fullest rank over the mean: {before:.2f} before, {after:.2f} after {moves} moves")
-        assert after < before
+        skew = await rebalanced(t, copies=2)
+        print(f"hottest expert {skew.hottest:.2f} of the mean; fullest rank over the mean: {skew.before:.2f} before, "
+              f"{skew.after:.2f} after {skew.moves} moves")  # fmt: skip
+        assert skew.hottest > 2.0, "this load is even"
+        assert skew.after < skew.before
         storm = Storm(calm, await t.hear_all(range(4), TOKENS))
         storm.check()
 

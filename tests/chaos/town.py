@@ -143,6 +143,11 @@ class Town:
         whole = state.spec is not None and len(self.ranks) == state.spec.size == (size or state.ep_size)
         return state.phase is Phase.READY and not state.broken and whole
 
+    async def changed(self, epoch: int) -> None:
+        """Until the epoch after this one serves."""
+        while self.state.epoch == epoch or not self.is_settled():  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.003)
+
     async def scale(self, ep_size: int) -> None:
         """Want another size."""
         self._ep_size = ep_size

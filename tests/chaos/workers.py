@@ -17,20 +17,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc.aio
 import psutil
 
-from shoal.cluster.balancer import Balancer
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.cluster.group_state import Phase
-from shoal.proto.v1 import inference_pb2 as pb
-from shoal.proto.v1 import worker_pb2
-from shoal.proto.v1.worker_pb2_grpc import WorkerServiceStub
-from shoal.wire.tls import TlsConfig
 from shoal.workers.experts.placement import Placement
 from tests.bench.record import Row, add
 from tests.chaos.town import Heard, Town, town
+from tests.chaos.zipf import rebalanced, zipf_model
 
 
 @dataclass
@@ -142,72 +137,11 @@ async def many_epochs(t: Town, count: int) -> list[tuple[int, int, int]]:
     return [(p.num_fds(), p.num_threads(), p.memory_info().rss) for p in processes]
 
 
-async def traffic(t: Town, first: int) -> list[dict[tuple[int, int], int]]:
-    """Prompts of one word over and over, whose tokens want much the same experts; what each rank did of each expert of
-    each layer since its epoch began."""
-
-    async def ask(number: int) -> None:
-        tokens = pb.TokenIds(ids=[first + number, *([7] * 60)])
-        limits = pb.Limits(max_tokens=2)
-        asked = pb.GenerateRequest(tokens=tokens, sampling=pb.Sampling(temperature=0.0), limits=limits)
-        async for _ in t.stub.Generate(asked, timeout=60):
-            pass
-
-    await asyncio.gather(*(ask(number) for number in range(48)))
-    loads = []
-    for hand in t.state.members:
-        assert hand.facts is not None, "a member is prepared"
-        async with grpc.aio.insecure_channel(hand.facts.address) as channel:
-            status = await WorkerServiceStub(channel).GetStatus(worker_pb2.GetStatusRequest(), timeout=5)
-        loads.append({(load.layer, load.expert): load.tokens for load in status.expert_loads})
-    return loads
-
-
-def fullest(loads: list[dict[tuple[int, int], int]]) -> float:
-    """Load of the fullest rank over the mean, all layers together."""
-    totals = [sum(rank.values()) for rank in loads]
-    return max(totals) / statistics.mean(totals)
-
-
-def hot_together(loads: list[dict[tuple[int, int], int]], size: int) -> Placement:
-    """As bad as can be: the experts that have most to do on the first rank, those with least on the last."""
-    total: dict[tuple[int, int], int] = {}
-    for rank in loads:
-        for key, tokens in rank.items():
-            total[key] = total.get(key, 0) + tokens
-    layers = []
-    for layer in range(1 + max(layer for layer, _ in total)):
-        experts = sorted((e for of, e in total if of == layer), key=lambda e: -total[layer, e])
-        rank_of = {expert: place * size // len(experts) for place, expert in enumerate(experts)}
-        layers.append(tuple((rank_of[expert],) for expert in range(len(experts))))
-    return Placement(size, tuple(layers))
-
-
-async def rebalanced(t: Town) -> tuple[float, float, int]:
-    """Hot experts lie together by bad luck: load of the fullest rank over the mean before and after they are moved by
-    what they had to do, and how many moved."""
-    size = t.state.ep_size
-    await change(t, hot_together(await traffic(t, 100), size))
-    before = fullest(await traffic(t, 200))
-    epoch = t.state.epoch
-    found = await Balancer(t.controller, 2, TlsConfig()).balance("g0")
-    assert found is not None, "too little load to go by"
-    assert found.moves > 0, found
-    await changed(t, epoch)
-    return before, fullest(await traffic(t, 300)), found.moves
-
-
 async def change(t: Town, placement: Placement) -> None:
     """To another placement of the same members."""
     epoch = t.state.epoch
     t.controller.rebalance("g0", epoch, placement)
-    await changed(t, epoch)
-
-
-async def changed(t: Town, epoch: int) -> None:
-    """Until the epoch after this one serves."""
-    while t.state.epoch == epoch or not t.is_settled():  # noqa: ASYNC110  # as in Town.settled
-        await asyncio.sleep(0.003)
+    await t.changed(epoch)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -233,7 +167,7 @@ def pause_rows(what: str, storm: Storm, restart: float) -> list[Row]:
 
 async def long_form(model: Path, redis: EmbeddedRedis, kills: int, epochs: int, seed: int) -> list[Row]:
     """Everything, with its figures."""
-    chance, rows = random.Random(seed), []
+    chance, rows, zipf = random.Random(seed), [], zipf_model(model.parent / "zipf")
 
     def redis_pid() -> int:
         return redis.pid or 0
@@ -281,13 +215,20 @@ async def long_form(model: Path, redis: EmbeddedRedis, kills: int, epochs: int, 
             for size, s in zip(sizes, took, strict=True)
         ]
         rows.append(Row("scaling: requests failed or different", bad, "of", goal=0, met=not bad))
-    async with town(model, redis.url, ep_size=4) as t:
-        uneven, even, moved = await rebalanced(t)
-        rows += [
-            Row("skewed load, 4 ranks: fullest over mean, before", round(uneven, 3), ""),
-            Row("skewed load, 4 ranks: fullest over mean, rebalanced", round(even, 3), "", met=even < uneven),
-            Row("skewed load, 4 ranks: experts moved", moved, "experts"),
-        ]
+    for copies in (0, 2):
+        async with town(zipf, redis.url, ep_size=4) as t:
+            skew, what = await rebalanced(t, copies), f"Zipf over experts, 4 ranks, {copies} slots for copies"
+            rows += [
+                Row(f"{what}: hottest expert over mean", round(skew.hottest, 3), ""),
+                Row(f"{what}: fullest rank over mean, before", round(skew.before, 3), ""),
+                Row(
+                    f"{what}: fullest rank over mean, rebalanced",
+                    round(skew.after, 3),
+                    "",
+                    met=skew.after < skew.before,
+                ),
+                Row(f"{what}: experts moved", skew.moves, "experts"),
+            ]
     async with town(model, redis.url, ep_size=2) as t:
         before = await many_epochs(t, 20)
         begin = time.monotonic()

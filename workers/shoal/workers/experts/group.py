@@ -20,7 +20,7 @@ class Member:
 class GroupSpec:
     """Membership and placement under one epoch. Everything the ranks exchange carries the epoch.
 
-    `store_host:store_port` is a torch TCPStore owned by the controller (never by a rank, so that no rank's death
+    `store_host:store_port` is a store owned by the controller (never by a rank, so that no rank's death
     takes it along); each epoch uses its own key prefix in it.
     """
 

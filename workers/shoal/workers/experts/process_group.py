@@ -46,7 +46,8 @@ class ProcessGroup:
         self.size = size
         deadline = datetime.timedelta(seconds=timeout)
         try:
-            store = c10d.PrefixStore(prefix, connect(host, port))
+            self._meeting = connect(host, port)  # torch keeps the half of it that is C++, and calls the other one
+            store = c10d.PrefixStore(prefix, self._meeting)
             self.staged = crowded(_gather_all(store, rank, size, unwanted, place or place_of(device)))
             if device.type == "cuda" and not self.staged:
                 options = c10d.ProcessGroupNCCL.Options()
@@ -78,8 +79,8 @@ class ProcessGroup:
         """Drop the connections; peers in a collective see their end. Safe to repeat, and from another thread.
 
         Nobody waits for it: gloo joins a thread of its own then, which takes five seconds now and then."""
-        group, self._group = [self._group], None
-        if group != [None]:
+        group, self._group = [self._group, self._meeting], None
+        if group[0] is not None:
             threading.Thread(target=group.clear, name="close-group", daemon=True).start()
 
     def _wait(self, what: str, start: Callable[[Any], Any]) -> None:
