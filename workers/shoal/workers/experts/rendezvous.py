@@ -63,9 +63,18 @@ class RendezvousServer:
 def _serve(loop: asyncio.AbstractEventLoop, listening: socket.socket) -> None:
     """Until the loop is stopped."""
     values: dict[bytes, bytes] = {}
+    members: set[asyncio.StreamWriter] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, OSError):
+        members.add(writer)
+        try:
+            await speak(reader, writer)
+        finally:
+            members.discard(writer)
+            writer.close()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
                 code, key_size, value_size = _HEAD.unpack(await reader.readexactly(_HEAD.size))
                 if code not in list(_Do) or max(key_size, value_size) > _LARGEST:
@@ -81,9 +90,10 @@ def _serve(loop: asyncio.AbstractEventLoop, listening: socket.socket) -> None:
         loop.run_forever()
     finally:
         server.close()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        for writer in members:
+            writer.close()  # its task reads the end of it, and ends
+        while tasks := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.wait(tasks))
         loop.close()
 
 
