@@ -1,8 +1,8 @@
 """Resolve pyproject.toml into the exact, hashed locks beside this file (`make lock`).
 
     dev.lock         everything that tests and checks need, torch left out
-    worker.lock      what a worker image needs, torch left out
-    router.lock      what a router image needs
+    worker.lock      what a worker image needs, traces included, torch left out
+    router.lock      what a router image needs, traces included
     torch-cpu.lock   torch alone, the CPU build, from a folder of wheels
     torch.lock       torch alone, as the registry has it: on Linux the CUDA build
     torch-cuda.lock  what the CUDA build needs besides
@@ -26,7 +26,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TORCH = "torch==2.13.0"
-ROLES = {"dev": ["dev"], "worker": ["worker"], "router": ["router"]}
+ROLES = {"dev": ["dev"], "worker": ["worker", "tracing"], "router": ["router", "tracing"]}
 ALONE = ("torch", "torch-cpu", "torch-cuda", "installer", "clients")  # locks that no other resolution begins from
 CUDA = re.compile(r"(nvidia|cuda)-")
 NOT_LINUX = re.compile(r";.*sys_platform == '(win32|emscripten)'")
