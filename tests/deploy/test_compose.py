@@ -46,16 +46,32 @@ def test_the_settings_of_every_service_are_the_product_s(profile: str) -> None:
     assert router.cluster().redis_url == workers.cluster().redis_url == "redis://:word@redis:6379/0"
 
 
-def test_another_quantization_is_refused() -> None:
-    """The experts are served as they are published."""
-    with pytest.raises(ConfigError, match="QUANTIZATION"):
-        load(environment={"QUANTIZATION": "awq"})
-    assert (
-        9
-        == load(environment={"MAX_CONCURRENT_REQUESTS": "1", "SHOAL_ROUTER__MAX_RUNNING": "9"})
-        .router(model_dir="m")
-        .max_running
-    )
+@pytest.mark.parametrize(("said", "int8"), [("mxfp4", False), ("MXFP4", False), ("mxfp4-int8", True), ("", False)])
+def test_quantization_says_what_the_experts_are_computed_with(said: str, int8: bool) -> None:
+    """Weights as published; activations rounded to 8 bits where that is asked for."""
+    assert int8 == load(environment={"QUANTIZATION": said}).worker("m").int8_activations
+
+
+@pytest.mark.parametrize("said", ["awq", "fp8", "mxfp4 ", "none"])
+def test_another_quantization_is_refused(said: str) -> None:
+    """With what there is; nothing is served as something else than was asked for."""
+    with pytest.raises(ConfigError, match=r"QUANTIZATION is .* not mxfp4 or mxfp4-int8"):
+        load(environment={"QUANTIZATION": said})
+
+
+def test_8_bit_activations_are_refused_on_a_gpu() -> None:
+    """They are the CPU kernels' own; the worker says so before it reads a weight."""
+    from shoal.kernels.target import BackendError, choose
+
+    with pytest.raises(BackendError, match=r"8-bit activations|no CUDA device"):
+        choose("cuda", int8=True)
+
+
+def test_our_own_names_win_over_familiar_ones() -> None:
+    """Whoever says both means ours."""
+    both = {"MAX_CONCURRENT_REQUESTS": "1", "SHOAL_ROUTER__MAX_RUNNING": "9", "MODEL_PATH": "/a"}
+    assert 9 == load(environment=both).router(model_dir="m").max_running
+    assert "/b" == load(environment=both | {"SHOAL_CLUSTER__MODEL": "/b"}).cluster().model
 
 
 def commands() -> list[list[str]]:

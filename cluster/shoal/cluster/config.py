@@ -122,6 +122,9 @@ SECTIONS: dict[str, type] = {
 _FAMILIAR = {"MODEL_PATH": ("cluster", "model"), "MAX_CONCURRENT_REQUESTS": ("router", "max_running")}
 """Variables of other servers, and what they are here."""
 
+_QUANTIZATIONS = {"mxfp4": "false", "mxfp4-int8": "true"}
+"""What QUANTIZATION may say -> worker.int8_activations. The weights are always the checkpoint's own."""
+
 _DECIDED = {
     **{("router", part): f"[{part}] is a section" for part in PARTS},
     ("worker", "tls"): "[tls] is a section",
@@ -198,19 +201,24 @@ def load(
 def familiar(environment: Mapping[str, str]) -> Layers:
     """Settings under the names that people know from other servers; ours, SHOAL_…, win over them.
 
-    Raises ConfigError for a QUANTIZATION that is not the checkpoints' own.
+    QUANTIZATION is `mxfp4`, as checkpoints are published, or `mxfp4-int8`, with activations of 8 bits where they meet
+    the experts (CPU only). Raises ConfigError for another one.
 
     >>> {key: given.value for key, given in familiar({"MAX_CONCURRENT_REQUESTS": "64"}).items()}
     {('router', 'max_running'): '64'}
     """
-    quantization = environment.get("QUANTIZATION", "")
-    if quantization.lower() not in ("", "mxfp4"):
-        raise ConfigError(f"QUANTIZATION is {quantization!r}: the experts are served in mxfp4, as they are published")
-    return {
+    made = {
         key: layers.Given(environment[name], name, text=True)
         for name, key in _FAMILIAR.items()
         if environment.get(name)
     }
+    if quantization := environment.get("QUANTIZATION", ""):
+        if quantization.lower() not in _QUANTIZATIONS:
+            known = " or ".join(_QUANTIZATIONS)
+            raise ConfigError(f"QUANTIZATION is {quantization!r}, not {known}: experts are served as published")
+        int8 = _QUANTIZATIONS[quantization.lower()]
+        made["worker", "int8_activations"] = layers.Given(int8, "QUANTIZATION", text=True)
+    return made
 
 
 def as_environment(section: str, config: Any) -> dict[str, str]:
