@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
+from ranges import Section
 
 from shoal.cluster.config import SECTIONS
 
@@ -33,10 +34,16 @@ OURS = {
     "worker": {"model", "worker_id", "group", "host", "port", "device", "threads", "first_port", "metrics_host",
                "metrics_port"},
     "router": {"model_dir", "model_name", "host", "port", "http_host", "http_port", "metrics_host",
-               "metrics_port", "redis_url", "workers", "ready_file", "router_id", "drain_seconds", "insecure"},
+               "metrics_port", "redis_url", "workers", "ready_file", "router_id", "drain_seconds", "insecure",
+               "redis_wait_seconds"},
     "access": {"required", "keys_file"},
+    "audit": {"directory", "key_file", "encryption_key_file"},
 }  # fmt: skip
 """Settings that the chart decides, by section."""
+NEEDED = {"worker": {"model": "m"}, "router": {"model_dir": "m"}}
+"""What a section cannot be made without."""
+PATTERNS = {("access", "jwks"): "^(https://[^ ]+|/.+)?$", ("safeguards", "moderation_url"): "^(https?://[^ ]+)?$"}
+"""Of settings whose refusal is said in words that are no list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +130,16 @@ def section_schema(section: str, kind: type) -> dict[str, Any]:
     names = [name for name in left if name not in OURS.get(section, set())]
     if unknown := OURS.get(section, set()) - set(hints):
         raise ValueError(f"{section} has no settings {sorted(unknown)}")
-    typed = {
-        name: {"type": "array", "items": {"type": TYPES[get_args(hints[name])[0]]}}
-        if get_args(hints[name])
-        else {"type": TYPES[hints[name]]}
-        for name in names
-    }
+    asked = Section(section, kind, NEEDED.get(section, {}))
+    typed: dict[str, Any] = {}
+    for name in names:
+        if members := get_args(hints[name]):
+            items = {"type": TYPES[members[0]], **asked.items(name, members[0])}
+            typed[name] = {"type": "array", "items": items} | ({"minItems": 1} if asked.refusal(name, ()) else {})
+        else:
+            typed[name] = {"type": TYPES[hints[name]], **asked.range(name, hints[name])}
+            if pattern := PATTERNS.get((section, name)):
+                typed[name]["pattern"] = pattern
     return {"type": "object", "additionalProperties": False, "properties": typed}
 
 

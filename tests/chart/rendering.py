@@ -80,6 +80,11 @@ def kinds(manifests: list[Manifest]) -> set[str]:
     return {m["kind"] for m in manifests}
 
 
+def without_chance(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """The manifests by kind and name, without the password that each rendering makes up."""
+    return {(m["kind"], m["metadata"]["name"]): {**m, "data": None} if m["kind"] == "Secret" else m for m in manifests}
+
+
 def pod_templates(node: Any, where: str = "") -> Iterator[tuple[str, Manifest]]:
     """Every pod specification found anywhere, inside custom resources too, with its metadata: (where, template)."""
     if isinstance(node, dict):

@@ -106,8 +106,12 @@ def _container(container: dict[str, Any], volumes: set[str]) -> Iterator[str]:
 def named_outside(values: dict[str, Any]) -> set[tuple[str, str]]:
     """What these values of the chart say exists outside of it."""
     model, redis = values.get("model", {}), values.get("redis", {})
-    tls = values.get("tls", {})
+    tls, audit = values.get("tls", {}), values.get("audit", {})
+    files = values.get("router", {}).get("files", [])
     return {
+        ("PersistentVolumeClaim", audit.get("claimName")),
+        ("Secret", audit.get("keySecret")),
+        *((file.get("kind", "Secret"), file["name"]) for file in files),
         ("Secret", values.get("test", {}).get("apiKeySecret")),
         ("Secret", tls.get("existingSecret")),
         ("Secret", tls.get("internalSecret")),
@@ -184,9 +188,14 @@ def _service(manifest: Manifest, _: Any, templates: Any, __: Any) -> Iterator[st
                 yield f"its port {port['name']} goes to {port['targetPort']!r}, which the pod does not have"
 
 
-def _budget(manifest: Manifest, _: Any, __: Any, labelled: list[dict[str, str]]) -> Iterator[str]:
+def _budget(manifest: Manifest, manifests: list[Manifest], _: Any, labelled: list[dict[str, str]]) -> Iterator[str]:
     if not any(_matches(manifest["spec"]["selector"], labels) for labels in labelled):
         yield "selects no pod"
+    rays = [m for m in manifests if m["kind"] == "RayCluster"]
+    of_ray = any(_matches(manifest["spec"]["selector"], t["metadata"].get("labels", {}))
+                 for ray in rays for _, t in pod_templates(ray))  # fmt: skip
+    if of_ray and not isinstance(manifest["spec"].get("minAvailable"), int):
+        yield "pods of a RayCluster have no scale: only an integer minAvailable is understood"
 
 
 def _network_policy(manifest: Manifest, _: Any, templates: Any, labelled: list[dict[str, str]]) -> Iterator[str]:

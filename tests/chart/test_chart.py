@@ -12,16 +12,31 @@ import pytest
 
 from tests.chart import crd, rules, schemas
 from tests.chart.pod_security import violations
-from tests.chart.rendering import CHART, EXAMPLES, Manifest, example, pod_templates, render, render_oldest
+from tests.chart.rendering import (
+    CHART,
+    EXAMPLES,
+    example,
+    pod_templates,
+    render,
+    render_oldest,
+    without_chance,
+)
 from tests.chart.tools import tool
 
 ROOT = CHART.parents[1]
 EVERYTHING: dict[str, Any] = {
     "ingress": {"enabled": True, "tlsSecret": "host-tls", "className": "nginx"},
-    "gateway": {"enabled": True, "parentRefs": [{"name": "front"}], "grpcHostnames": ["grpc.example.com"]},
+    "gateway": {"enabled": True, "parentRefs": [{"name": "front"}], "grpcHostnames": ["grpc.example.com"],
+                "httpHostnames": ["api.example.com"]},
     "metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True},
                 "dashboards": {"enabled": True}},
-    "router": {"autoscaling": {"enabled": True}},
+    "router": {"autoscaling": {"enabled": True},
+               "files": [{"name": "tenants", "kind": "ConfigMap", "path": "/etc/shoal/files/tenants"}]},
+    "config": {"limits": {"enforced": True, "tenants_file": "/etc/shoal/files/tenants/tenants.toml"}},
+    "audit": {"enabled": True, "volume": "claim", "claimName": "trails", "keySecret": "trail-keys"},
+    "tracing": {"endpoint": "http://collector.monitoring:4317"},
+    "networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
+                      "prometheus": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "model": {"source": "hostPath"},
     "expertParallel": {"size": 4, "groups": 2},
     "worker": {"ranksPerPod": 2},
@@ -54,11 +69,6 @@ def test_helm_3_10_finds_nothing_to_say(path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "[WARNING]" not in done.stdout
-
-
-def without_chance(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
-    """The manifests by kind and name, without the password that each rendering makes up."""
-    return {(m["kind"], m["metadata"]["name"]): {**m, "data": None} if m["kind"] == "Secret" else m for m in manifests}
 
 
 @every_set
@@ -124,3 +134,12 @@ def test_a_definition_becomes_a_strict_schema() -> None:
     assert folded["additionalProperties"] is False
     assert {"type": ["integer", "string"]} == folded["properties"]["port"]
     assert {"type": "string"} == folded["properties"]["description"]
+
+
+@pytest.mark.parametrize(("name", "namespace"), [("n", "123"), ("on", "1e3"), ("y", "null")])
+def test_names_that_yaml_takes_for_something_else_stay_names(name: str, namespace: str) -> None:
+    """`n` is a boolean to YAML, and `1e3` a number."""
+    manifests = render(EVERYTHING | {"fullnameOverride": name, "nameOverride": name}, namespace=namespace)
+    assert set() == {p for m in manifests for p in schemas.problems(m, "1.30")}
+    assert [] == list(rules.problems(manifests, rules.named_outside(EVERYTHING)))
+    assert {namespace} == {m["metadata"]["namespace"] for m in manifests if m["kind"] != "PersistentVolume"}

@@ -26,7 +26,8 @@
       "metrics_host" "0.0.0.0"
       "metrics_port" 9464
       "insecure" (not (and .Values.tls.enabled .Values.auth.required))
-      "drain_seconds" (int .Values.router.drainSeconds))
+      "drain_seconds" (int .Values.router.drainSeconds)
+      "redis_wait_seconds" 240)
     "access" (dict "required" .Values.auth.required)
     "limits" (dict)
     "audit" (dict)
@@ -34,6 +35,13 @@
     "tls" (dict) }}
 {{- if .Values.auth.existingSecret }}
 {{- $_ := set $common.access "keys_file" "/etc/shoal/keys/keys.json" }}
+{{- end }}
+{{- if .Values.audit.enabled }}
+{{- $_ := set $common.audit "directory" "/var/lib/shoal/audit" }}
+{{- if .Values.audit.keySecret }}
+{{- $_ := set $common.audit "key_file" "/etc/shoal/audit/chain" }}
+{{- $_ := set $common.audit "encryption_key_file" "/etc/shoal/audit/encryption" }}
+{{- end }}
 {{- end }}
 {{- if .Values.tls.enabled }}
 {{- $_ := set $common "tls" (dict
@@ -45,9 +53,6 @@
 {{- end }}
 {{- if and .Values.tls.enabled .Values.tls.clientCertificates }}
 {{- $_ := set $common.tls "client_ca" "/etc/shoal/tls/ca.crt" }}
-{{- end }}
-{{- if .Values.redis.external.caSecret }}
-{{- $_ := set $common.tls "redis_ca" "/etc/shoal/redis-ca/ca.crt" }}
 {{- end }}
 {{- range $section := list "cluster" "autoscale" "worker" "router" "access" "limits" "audit" "safeguards" "tls" }}
 [{{ $section }}]

@@ -16,8 +16,8 @@
 {{- end }}
 
 {{- define "shoal.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "shoal.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "shoal.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "shoal.labels" -}}

@@ -33,6 +33,10 @@ imagePullSecrets:
   value: /etc/shoal/shoal.toml
 - name: HOME
   value: /tmp
+{{- with .Values.tracing.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "shoal.modelVolume" -}}
@@ -118,6 +122,22 @@ imagePullSecrets:
   mountPath: /etc/shoal/keys
   readOnly: true
 {{- end }}
+{{- if eq .role "router" }}
+{{- if $v.audit.enabled }}
+- name: audit
+  mountPath: /var/lib/shoal/audit
+{{- if $v.audit.keySecret }}
+- name: audit-keys
+  mountPath: /etc/shoal/audit
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- range $index, $file := $v.router.files }}
+- name: files-{{ $index }}
+  mountPath: {{ $file.path }}
+  readOnly: true
+{{- end }}
+{{- end }}
 - name: models
   mountPath: /models
   readOnly: true
@@ -157,6 +177,35 @@ imagePullSecrets:
   secret:
     secretName: {{ $v.auth.existingSecret | quote }}
     defaultMode: 0440
+{{- end }}
+{{- if eq .role "router" }}
+{{- if $v.audit.enabled }}
+- name: audit
+{{- if eq $v.audit.volume "claim" }}
+  persistentVolumeClaim:
+    claimName: {{ $v.audit.claimName | quote }}
+{{- else }}
+  emptyDir:
+    sizeLimit: {{ $v.audit.sizeLimit | quote }}
+{{- end }}
+{{- if $v.audit.keySecret }}
+- name: audit-keys
+  secret:
+    secretName: {{ $v.audit.keySecret | quote }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}
+{{- range $index, $file := $v.router.files }}
+- name: files-{{ $index }}
+{{- if eq (default "Secret" $file.kind) "Secret" }}
+  secret:
+    secretName: {{ $file.name | quote }}
+    defaultMode: 0440
+{{- else }}
+  configMap:
+    name: {{ $file.name | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{ include "shoal.modelVolume" .root }}
 {{- end }}

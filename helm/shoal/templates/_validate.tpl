@@ -18,6 +18,17 @@
 {{- if and $v.gateway.enabled (not $v.gateway.parentRefs) }}
 {{- fail "gateway.enabled is true: gateway.parentRefs must name a Gateway" }}
 {{- end }}
+{{- range $host := $v.gateway.grpcHostnames }}
+{{- if has $host $v.gateway.httpHostnames }}
+{{- fail (printf "gateway.grpcHostnames and gateway.httpHostnames both name %s: a listener takes one kind of route per host" $host) }}
+{{- end }}
+{{- end }}
+{{- if and $v.gateway.enabled (or (not $v.gateway.grpcHostnames) (not $v.gateway.httpHostnames)) }}
+{{- fail "gateway.enabled is true: gateway.grpcHostnames and gateway.httpHostnames must be given, and differ" }}
+{{- end }}
+{{- if and $v.tls.enabled (eq $v.router.service.appProtocol "kubernetes.io/h2c") }}
+{{- fail "router.service.appProtocol is kubernetes.io/h2c, which is in the clear, but tls.enabled is true" }}
+{{- end }}
 {{- if eq (int $v.router.service.grpcPort) (int $v.router.service.httpPort) }}
 {{- fail (printf "router.service.httpPort is %d, as is router.service.grpcPort: they must differ" (int $v.router.service.httpPort)) }}
 {{- end }}
@@ -40,6 +51,37 @@
 {{- end }}
 {{- if and $v.auth.existingSecret (not $v.auth.required) }}
 {{- fail "auth.existingSecret names keys, but auth.required is false: nobody would be asked for one" }}
+{{- end }}
+{{- if and $v.audit.enabled (not $v.audit.volume) }}
+{{- fail "audit.enabled is true: audit.volume must say where the trail is written, emptyDir or claim" }}
+{{- end }}
+{{- if and $v.audit.volume (not $v.audit.enabled) }}
+{{- fail (printf "audit.volume is %s, but audit.enabled is false: nothing would be written there" $v.audit.volume) }}
+{{- end }}
+{{- if ne (eq $v.audit.volume "claim") (ne $v.audit.claimName "") }}
+{{- fail "audit.claimName must be given with audit.volume claim, and only then" }}
+{{- end }}
+{{- if and $v.audit.keySecret (not $v.audit.enabled) }}
+{{- fail "audit.keySecret is given, but audit.enabled is false" }}
+{{- end }}
+{{- if $v.networkPolicy.enabled }}
+{{- $outside := list }}
+{{- if $v.ingress.enabled }}{{ $outside = append $outside "ingress.enabled is true" }}{{ end }}
+{{- if $v.gateway.enabled }}{{ $outside = append $outside "gateway.enabled is true" }}{{ end }}
+{{- if ne $v.router.service.type "ClusterIP" }}{{ $outside = append $outside (printf "router.service.type is %s" $v.router.service.type) }}{{ end }}
+{{- if and $outside (not $v.networkPolicy.clients) }}
+{{- fail (printf "%s, but networkPolicy.clients lets in nobody from outside of the namespace: name who calls" (join " and " $outside)) }}
+{{- end }}
+{{- if and $v.metrics.serviceMonitor.enabled (not $v.networkPolicy.prometheus) }}
+{{- fail "metrics.serviceMonitor.enabled is true: networkPolicy.prometheus must name who scrapes" }}
+{{- end }}
+{{- end }}
+{{- $paths := list }}
+{{- range $v.router.files }}
+{{- if has .path $paths }}
+{{- fail (printf "router.files mounts %s twice" .path) }}
+{{- end }}
+{{- $paths = append $paths .path }}
 {{- end }}
 {{- if and (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}
 {{- fail "serviceAccount.create is false: serviceAccount.name must name an existing one" }}

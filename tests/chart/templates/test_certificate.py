@@ -8,11 +8,11 @@ TLS = {"enabled": True, "certManager": {"enabled": True, "issuerName": "ca", "is
 
 
 def test_routers_are_certified_by_the_names_that_clients_call() -> None:
-    """In and across namespaces."""
+    """In and across namespaces, through the service or to each router."""
     spec = the(render({"tls": TLS}), "Certificate", "-tls")["spec"]
-    assert {"fish-shoal", "fish-shoal.sea", "fish-shoal.sea.svc", "fish-shoal.sea.svc.cluster.local"} == set(
-        spec["dnsNames"]
-    )
+    names = {f"{name}{end}" for name in ("fish-shoal", "fish-shoal-routers")
+             for end in ("", ".sea", ".sea.svc", ".sea.svc.cluster.local")}  # fmt: skip
+    assert names == set(spec["dnsNames"])
     assert {"kind": "ClusterIssuer", "name": "ca"} == spec["issuerRef"]
 
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import tempfile
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
 
-from shoal.cluster import config, layers
+from shoal.cluster import config
 from shoal.workers.config import WorkerConfig
-from tests.chart.rendering import CHART, render, the
+from tests.chart.rendering import CHART, Manifest, render, the
 
 
 def settings(**values: object) -> config.Settings:
     """What the product reads from the rendered file."""
-    text = the(render(values), "ConfigMap", "-config")["data"]["shoal.toml"]
-    given = {
-        (section, key): layers.Given(value, "the chart")
-        for section, table in tomllib.loads(text).items()
-        for key, value in table.items()
-    }
-    return config.Settings(given)
+    return read(render(values))
+
+
+def read(manifests: list[Manifest]) -> config.Settings:
+    """The same of what is rendered already."""
+    text = the(manifests, "ConfigMap", "-config")["data"]["shoal.toml"]
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(text)
+        file.flush()
+        return config.load(Path(file.name), {})
+
+
+def taken(manifests: list[Manifest]) -> None:
+    """Every section is built by the product's own dataclasses, which refuse what they do not know. Raises."""
+    found = read(manifests)
+    found.cluster()
+    found.worker("m")
+    found.router(redis_url="redis://r:1")
 
 
 def test_the_product_takes_the_rendered_settings() -> None:
-    """Every section is built by the product's own dataclasses, which refuse what they do not know."""
+    """With their values."""
     read = settings(worker={"device": "cpu", "threads": 3}, model={"name": "small"})
     assert "/models/small" == read.cluster().model
     assert WorkerConfig(model="/models/small", device="cpu", threads=3, first_port=20000, metrics_host="0.0.0.0",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from tests.chart.rendering import kinds, render, the
 
-GATEWAY = {"enabled": True, "parentRefs": [{"name": "front", "namespace": "infra"}], "httpHostnames": ["x.example"]}
+GATEWAY = {"enabled": True, "parentRefs": [{"name": "front", "namespace": "infra"}],
+           "grpcHostnames": ["g.example"], "httpHostnames": ["h.example"]}  # fmt: skip
+VALUES = {"gateway": GATEWAY, "networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"name": "infra"}}}]}}
 
 
 def test_the_gateways_are_asked_to_route_to_the_service() -> None:
     """To its http port, for the host names that were given."""
-    spec = the(render({"gateway": GATEWAY}), "HTTPRoute")["spec"]
+    spec = the(render(VALUES), "HTTPRoute")["spec"]
     assert [{"name": "front", "namespace": "infra"}] == spec["parentRefs"]
-    assert ["x.example"] == spec["hostnames"]
+    assert ["h.example"] == spec["hostnames"]
     assert [{"name": "fish-shoal", "port": 8000}] == spec["rules"][0]["backendRefs"]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from tests.chart.rendering import kinds, render, the
 
+OPEN = {"networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]}}
+
 
 def test_only_the_api_is_published() -> None:
     """Neither metrics nor probes: they stay inside the cluster."""
-    spec = the(render({"ingress": {"enabled": True, "host": "*.fish.example"}}), "Ingress")["spec"]
+    spec = the(render({"ingress": {"enabled": True, "host": "*.fish.example"}} | OPEN), "Ingress")["spec"]
     assert "*.fish.example" == spec["rules"][0]["host"]
     assert ["/v1"] == [path["path"] for path in spec["rules"][0]["http"]["paths"]]
 
@@ -20,4 +22,4 @@ def test_there_is_none_unless_asked_for() -> None:
 def test_a_certificate_is_named() -> None:
     """For the same host."""
     values = {"ingress": {"enabled": True, "host": "fish.example", "tlsSecret": "cert"}}
-    assert [{"secretName": "cert", "hosts": ["fish.example"]}] == the(render(values), "Ingress")["spec"]["tls"]
+    assert [{"secretName": "cert", "hosts": ["fish.example"]}] == the(render(values | OPEN), "Ingress")["spec"]["tls"]

@@ -30,6 +30,36 @@ def test_only_named_clients_reach_routers() -> None:
     assert ([monitoring], [{"port": "metrics"}]) == (scrapes["from"], scrapes["ports"])
 
 
+def test_ports_of_others_are_numbers() -> None:
+    """Names of ports on the way out are resolved by few network plugins."""
+    ports = [p["port"] for m in render() if m["kind"] == "NetworkPolicy"
+             for rule in m["spec"].get("egress", []) for p in rule.get("ports", [])]  # fmt: skip
+    assert {int} == {type(port) for port in ports}
+
+
+def test_names_are_asked_of_those_who_answer() -> None:
+    """kube-dns and a node's own cache, or whom one says; nobody else on that port."""
+    usual = policy("-router")["egress"][0]
+    assert {53} == {port["port"] for port in usual["ports"]}
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in usual["to"]
+    own = [{"namespaceSelector": {"matchLabels": {"name": "openshift-dns"}}}]
+    assert own == policy("-ray", networkPolicy={"dns": own})["egress"][0]["to"]
+
+
+def test_the_way_to_an_object_store_and_a_collector_is_open_by_their_ports() -> None:
+    """Said in their URLs, or usual; for routers and for Ray's pods."""
+    store = {"source": "objectStore", "objectStore": {"uri": "s3://b/m", "endpoint": "http://minio.example:9000"}}
+    tracing = {"endpoint": "http://collector.monitoring:4317"}
+    for role in ("-router", "-ray"):
+        open_ports = [
+            r["ports"][0]["port"] for r in policy(role, model=store, tracing=tracing)["egress"] if "to" not in r
+        ]
+        assert [9000, 4317] == open_ports
+    store["objectStore"] = {"uri": "s3://b/m"}
+    assert {"ports": [{"port": 443}]} in policy("-ray", model=store)["egress"]
+    assert not [r for r in policy("-ray")["egress"] if "to" not in r]
+
+
 def test_routers_reach_exactly_the_ports_of_the_ranks() -> None:
     """Not Ray's."""
     egress = policy("-router", worker={"grpcPort": 30000, "ranksPerPod": 4}, expertParallel={"size": 4})["egress"]

@@ -5,12 +5,19 @@ from __future__ import annotations
 from tests.chart.rendering import kinds, render, the
 
 
-def test_one_at_a_time() -> None:
-    """Routers and workers are evicted one by one."""
-    for role in ("router", "worker"):
-        assert 1 == the(render(), "PodDisruptionBudget", f"-{role}")["spec"]["maxUnavailable"]
+def test_routers_are_evicted_one_at_a_time() -> None:
+    """However many there are."""
+    assert 1 == the(render(), "PodDisruptionBudget", "-router")["spec"]["maxUnavailable"]
 
 
-def test_it_can_be_left_out() -> None:
+def test_workers_have_a_budget_that_kubernetes_can_compute() -> None:
+    """Their owner, a RayCluster, has no scale subresource: only a number that must stay is understood there."""
+    spec = the(render({"worker": {"disruptionBudget": {"minAvailable": 3}}}), "PodDisruptionBudget", "-worker")["spec"]
+    assert 3 == spec["minAvailable"]
+    assert "maxUnavailable" not in spec
+
+
+def test_they_can_be_left_out() -> None:
     """Some clusters forbid them."""
-    assert "PodDisruptionBudget" not in kinds(render({"router": {"disruptionBudget": {"enabled": False}}}))
+    off = {"disruptionBudget": {"enabled": False}}
+    assert "PodDisruptionBudget" not in kinds(render({"router": off, "worker": off}))

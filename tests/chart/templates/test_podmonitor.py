@@ -8,6 +8,6 @@ from tests.chart.rendering import render, the
 def test_every_rank_of_a_pod_is_scraped() -> None:
     """Each has a port of its own."""
     values = {"metrics": {"serviceMonitor": {"enabled": True}}, "expertParallel": {"size": 4},
-              "worker": {"ranksPerPod": 4}}  # fmt: skip
+              "worker": {"ranksPerPod": 4}, "networkPolicy": {"prometheus": [{"podSelector": {}}]}}  # fmt: skip
     ports = [e["port"] for e in the(render(values), "PodMonitor")["spec"]["podMetricsEndpoints"]]
     assert ["metrics-0", "metrics-1", "metrics-2", "metrics-3"] == ports

@@ -73,6 +73,19 @@ def test_ray_keeps_its_state_in_redis() -> None:
     assert "gcsFaultToleranceOptions" not in ray(head={"faultTolerance": False})
 
 
+def test_ray_believes_the_ca_of_an_external_redis() -> None:
+    """Ours is named in the URL, which only its owner knows; Ray's is a variable."""
+    external = {"address": "rediss://redis.example:6380", "caSecret": "ca"}
+    values = {"redis": {"mode": "external", "existingSecret": "r", "external": external}}
+    [head] = ray(**values)["headGroupSpec"]["template"]["spec"]["containers"]
+    told = {v["name"]: v.get("value") for v in head["env"]}
+    [mount] = [m for m in head["volumeMounts"] if m["name"] == "redis-ca"]
+    assert f"{mount['mountPath']}/ca.crt" == told["RAY_REDIS_CA_CERT"]
+    assert "RAY_REDIS_CA_CERT" not in {
+        v["name"] for v in ray()["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
+    }
+
+
 def test_ray_is_closed() -> None:
     """Token authentication, and no dashboard."""
     assert "token" == ray()["authOptions"]["mode"]

@@ -22,3 +22,10 @@ def test_an_external_redis_needs_no_service() -> None:
     values = {"redis": {"mode": "external", "existingSecret": "r", "external": {"address": "redis.example:6379"}}}
     names = {m["metadata"]["name"] for m in render(values) if m["kind"] == "Service"}
     assert {"fish-shoal", "fish-shoal-routers"} == names
+
+
+def test_encryption_is_told_too() -> None:
+    """What is in front speaks TLS to its backend then."""
+    tls = {"enabled": True, "existingSecret": "a", "internalSecret": "b"}
+    ports = {p["name"]: p for p in the(render({"tls": tls}), "Service", "-shoal")["spec"]["ports"]}
+    assert "https" == ports["http"]["appProtocol"]

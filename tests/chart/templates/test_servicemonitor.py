@@ -7,7 +7,8 @@ from tests.chart.rendering import kinds, render, the
 
 def test_routers_are_scraped_each_by_itself() -> None:
     """On the metrics port, as often as was said, with the labels that your Prometheus wants."""
-    values = {"metrics": {"serviceMonitor": {"enabled": True, "interval": "7s", "labels": {"release": "prom"}}}}
+    values = {"metrics": {"serviceMonitor": {"enabled": True, "interval": "7s", "labels": {"release": "prom"}}},
+              "networkPolicy": {"prometheus": [{"podSelector": {}}]}}  # fmt: skip
     made = the(render(values), "ServiceMonitor")
     [endpoint] = made["spec"]["endpoints"]
     assert ("metrics", "7s") == (endpoint["port"], endpoint["interval"])
