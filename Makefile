@@ -74,7 +74,7 @@ bench-harmony: $(READY) ## Compare rendering and parsing with openai-harmony, an
 	@$(BIN)/python -m tests.bench.harmony $(ARGS)
 
 chart: $(READY) ## Check the Helm chart and the images' steps: both Helms, every schema, policies, alert rules, 500 random sets of values
-	@SHOAL_TOOLS=required SHOAL_CHART_SETS=500 $(BIN)/python -m pytest tests/chart tests/deploy tests/e2e/test_chart_walk.py $(ARGS)
+	@SHOAL_TOOLS=required SHOAL_CHART_SETS=500 $(BIN)/python -m pytest tests/chart tests/deploy tests/e2e/test_chart_walk.py tests/e2e/test_rolling.py $(ARGS)
 
 bench-nano: $(READY) ## Ask the small trained model at three expert-parallel sizes and on transformers, and count right answers
 	@$(BIN)/python -m tests.bench.nano $(ARGS)

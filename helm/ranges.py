@@ -61,6 +61,8 @@ class Section:
         for told in (self.refusal(key, kind(-_AWAY)), self.refusal(key, kind(_AWAY))):
             if found := re.search(rf"must be {_NUMBER} to {_NUMBER}", told):
                 made |= {"minimum": kind(found[1]), "maximum": kind(found[2])}
+            elif found := re.search(rf"between {_NUMBER} and {_NUMBER}", told):
+                made |= {"exclusiveMinimum": kind(found[1]), "exclusiveMaximum": kind(found[2])}
             elif found := re.search(rf"(?:at least {_NUMBER}|{_NUMBER} or more)", told):
                 made |= {"minimum": kind(found[1] or found[2])}
             elif found := re.search(rf"above {_NUMBER}", told):
@@ -68,15 +70,11 @@ class Section:
             if found := re.search(rf"at most {_NUMBER}", told):
                 made |= {"maximum": kind(found[1])}
         for keyword, bound in made.items():
-            step = 1 if keyword == "maximum" else -1
-            inside, outside = (bound - step, bound) if keyword == "exclusiveMinimum" else (bound, bound + step)
-            self._believed(key, inside, outside, made)
+            outside = {"minimum": bound - 1, "maximum": bound + 1}.get(keyword, bound)
+            assert self.refusal(key, outside), f"{self.name}.{key}: {outside} is taken, against {keyword} {bound}"
+            if keyword in ("minimum", "maximum"):
+                assert not self.refusal(key, bound), f"{self.name}.{key}: {bound} is refused, against {keyword}"
         return made
-
-    def _believed(self, key: str, inside: Any, outside: Any, made: dict[str, Any]) -> None:
-        fits = "maximum" not in made or inside <= made["maximum"]
-        assert not fits or not self.refusal(key, inside), f"{self.name}.{key}: {inside} is refused, against {made}"
-        assert self.refusal(key, outside), f"{self.name}.{key}: {outside} is taken, against {made}"
 
     def _words(self, key: str, told: str) -> dict[str, Any]:
         found = re.search(r"must be (?:one of )?(.+), not ", told)

@@ -108,6 +108,12 @@ def _settings(get: Get, config: dict[str, Any]) -> Iterator[str]:
             key = str(error).partition(" ")[0]
             # The chart names the value that is its own, where it decides the setting.
             yield {"audit.encryption_key_file": "audit.keySecret"}.get(key, f"config.{key}")
+    autoscale = config.get("autoscale", {})
+    if autoscale.get("enabled"):
+        if not autoscale.get("least", 1) <= get("expertParallel.groups") <= autoscale.get("most", 4):
+            yield "expertParallel.groups"
+        if get("worker.topology.mode") == "require":
+            yield "worker.topology.mode"
     worker, access = config.get("worker", {}), config.get("access", {})
     limits, safeguards = config.get("limits", {}), config.get("safeguards", {})
     if worker.get("int8_activations") and get("worker.device") == "cuda":

@@ -44,6 +44,8 @@ def _draw(schema: dict[str, Any], chance: random.Random, density: float) -> Any:
         case "integer" | "number":
             least = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
             most = schema.get("maximum", 2**40)
+            if "exclusiveMaximum" in schema:
+                return (schema["exclusiveMinimum"] + schema["exclusiveMaximum"]) / 2
             least, most = math.ceil(least), math.floor(most)
             return chance.choice((least, most, min(most, least + chance.randrange(16)), chance.randint(least, most)))
         case _:

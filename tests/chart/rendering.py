@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import subprocess
@@ -85,9 +86,23 @@ def without_chance(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]
     return {(m["kind"], m["metadata"]["name"]): {**m, "data": None} if m["kind"] == "Secret" else m for m in manifests}
 
 
+def with_autoscaler(ray: Manifest) -> Manifest:
+    """A RayCluster with the container that KubeRay puts into the head's pod for Ray's autoscaler."""
+    options = ray["spec"].get("autoscalerOptions")
+    if options is None:
+        return ray
+    made = copy.deepcopy(ray)
+    containers = made["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    taken = {key: options[key] for key in ("imagePullPolicy", "resources", "securityContext", "volumeMounts")}
+    containers.append({"name": "autoscaler", "image": containers[0]["image"], **taken})
+    return made
+
+
 def pod_templates(node: Any, where: str = "") -> Iterator[tuple[str, Manifest]]:
     """Every pod specification found anywhere, inside custom resources too, with its metadata: (where, template)."""
     if isinstance(node, dict):
+        if node.get("kind") == "RayCluster":
+            node = with_autoscaler(node)
         spec = node.get("spec")
         if isinstance(spec, dict) and "containers" in spec:
             yield where, node

@@ -21,6 +21,7 @@ UNITS = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
 def problems(manifests: list[Manifest], given: Iterable[tuple[str, str]] = ()) -> Iterator[str]:
     """Everything that does not fit. `given` are (kind, name) that exist outside, such as a claim of the user's."""
     there = {(m["kind"], m["metadata"]["name"]) for m in manifests} | set(given)
+    there.add(("ConfigMap", "kube-root-ca.crt"))  # Kubernetes puts one into every namespace
     there |= {("Secret", m["spec"]["secretName"]) for m in manifests if m["kind"] == "Certificate"}
     templates = [(f"{m['kind']}/{m['metadata']['name']}{where}", t) for m in manifests for where, t in pod_templates(m)]
     claims = {f"StatefulSet/{m['metadata']['name']}/spec/template": m["spec"].get("volumeClaimTemplates", ())

@@ -19,6 +19,8 @@ EXPLAINED = {
         "Pod.sea.fish-shoal-chat",
     ): "the pod of `helm test` says one thing and ends: nothing to probe",
     ("CKV_K8S_9", "Pod.sea.fish-shoal-chat"): "the same",
+    ("CKV_K8S_8", "Pod.sea.ray-0"): "the head's autoscaler container is KubeRay's, which takes no probes for it",
+    ("CKV_K8S_9", "Pod.sea.ray-0"): "the same",
 }
 """Findings that stay, by policy and resource, and why."""
 PINNED = {"image": {role: {"digest": f"sha256:{'0' * 64}"} for role in ("router", "worker")}}

@@ -39,6 +39,8 @@ def wrong(schema: dict[str, Any]) -> Iterator[Any]:
         yield schema["minimum"] - 1
     if "exclusiveMinimum" in schema:
         yield schema["exclusiveMinimum"]
+    if "exclusiveMaximum" in schema:
+        yield schema["exclusiveMaximum"]
     if "maximum" in schema:
         yield schema["maximum"] + 1
     if "pattern" in schema:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,36 +9,17 @@ from typing import Any
 import pytest
 
 from tests.chart.expressions import exported, wanted
-from tests.e2e.walk import PATIENCE
+from tests.e2e.namespace import in_a_network_of_its_own, needs_the_tools
+from tests.e2e.rendered import PATIENCE
 
-ROOT = Path(__file__).parents[2]
-NETWORK = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
-
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("SHOAL_TOOLS") != "required", reason="a minute of starting processes: `make chart`"
-)
+pytestmark = needs_the_tools
 
 
 @pytest.fixture(scope="module")
 def seen(tiny_model: Path) -> Iterator[dict[str, Any]]:
-    """What the walk saw, in a network of its own: the chart's ports may be taken on this machine."""
-    if shutil.which("unshare") is None or subprocess.run([*NETWORK, "true"], check=False).returncode:
-        pytest.skip("no network namespace can be made here: the walk needs the chart's own ports")
-    root = Path(tempfile.mkdtemp(prefix="walk"))  # short: names of sockets are at most 107 characters long
-    command = [*NETWORK, sys.executable, "-m", "tests.e2e.walk", str(root), str(tiny_model)]
-    program = root / "bin" / "shoal"  # as the installed one, whether or not this checkout is installed
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m shoal.cluster.cli "$@"\n')
-    program.chmod(0o755)
-    roots = ":".join(str(ROOT / name) for name in ("cluster", "kernels", "proto", "router", "workers", "."))
-    path = f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": roots}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
-    logs = "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in root.glob("*.log"))
-    assert 0 == done.returncode, f"{done.stdout}\n{done.stderr[-3000:]}\n{logs}"
-    yield json.loads(done.stdout.splitlines()[-1])
-    shutil.rmtree(root)
+    """What the walk saw."""
+    with in_a_network_of_its_own("tests.e2e.walk", tiny_model, 4 * PATIENCE) as told:
+        yield told
 
 
 def test_helm_test_passes_against_the_rendered_entry_points(seen: dict[str, Any]) -> None:

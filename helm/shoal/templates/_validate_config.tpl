@@ -27,6 +27,20 @@
 {{- if and $golden (not (hasPrefix "/models/" $golden)) }}
 {{- fail (printf "config.worker.golden is %s: workers see nothing outside of /models" $golden) }}
 {{- end }}
+{{- $grow := $v.config.autoscale }}
+{{- $least := dig "least" 1 $grow | int64 }}
+{{- $most := dig "most" 4 $grow | int64 }}
+{{- if lt $most $least }}
+{{- fail (printf "config.autoscale.most is %d, fewer than config.autoscale.least (%d)" $most $least) }}
+{{- end }}
+{{- if dig "enabled" false $grow }}
+{{- if or (lt (int64 $v.expertParallel.groups) $least) (gt (int64 $v.expertParallel.groups) $most) }}
+{{- fail (printf "expertParallel.groups is %d, outside of config.autoscale.least (%d) to config.autoscale.most (%d)" (int64 $v.expertParallel.groups) $least $most) }}
+{{- end }}
+{{- if eq $v.worker.topology.mode "require" }}
+{{- fail "worker.topology.mode is require, but config.autoscale.enabled is true: a further group would have to fit into the domain of the first" }}
+{{- end }}
+{{- end }}
 {{- $ttl := dig "session_ttl_seconds" 86400 $router | int64 }}
 {{- $longest := dig "max_session_ttl_seconds" 2592000 $router | int64 }}
 {{- if gt $ttl $longest }}

@@ -32,6 +32,7 @@ def taken(manifests: list[Manifest]) -> None:
     """Every section is built by the product's own dataclasses, which refuse what they do not know. Raises."""
     found = read(manifests)
     found.cluster()
+    found.autoscale()
     found.worker("m")
     found.router(redis_url="redis://r:1")
 

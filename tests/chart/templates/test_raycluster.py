@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.chart.rendering import render, the
+from tests.chart.pod_security import violations
+from tests.chart.rendering import pod_templates, render, the
 
 
 def ray(**values: object) -> dict[str, Any]:
@@ -84,6 +85,38 @@ def test_ray_believes_the_ca_of_an_external_redis() -> None:
     assert "RAY_REDIS_CA_CERT" not in {
         v["name"] for v in ray()["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
     }
+
+
+GROWING = {"config": {"autoscale": {"enabled": True, "most": 3}}, "expertParallel": {"size": 4},
+           "worker": {"ranksPerPod": 2, "idleSeconds": 77}}  # fmt: skip
+
+
+def test_pods_come_and_go_with_the_groups_that_the_controller_wants() -> None:
+    """Ray's autoscaler finds room for all groups that may come, and gives back what is idle."""
+    spec = ray(**GROWING)
+    assert (True, 77) == (spec["enableInTreeAutoscaling"], spec["autoscalerOptions"]["idleTimeoutSeconds"])
+    assert [(2, 0, 6)] == [(g["replicas"], g["minReplicas"], g["maxReplicas"]) for g in spec["workerGroupSpecs"]]
+    assert not ray()["enableInTreeAutoscaling"]
+    assert "autoscalerOptions" not in ray()
+
+
+def test_only_the_autoscaler_has_a_token_of_the_kubernetes_api() -> None:
+    """Not the container that reads models and runs the controller, and nobody without autoscaling."""
+    spec = ray(**GROWING)
+    head = spec["headGroupSpec"]["template"]["spec"]
+    [volume] = [v for v in head["volumes"] if "projected" in v]
+    assert {volume["name"]} <= {m["name"] for m in spec["autoscalerOptions"]["volumeMounts"]}
+    assert volume["name"] not in {m["name"] for c in head["containers"] for m in c["volumeMounts"]}
+    assert not head["automountServiceAccountToken"]
+    assert not [v for v in ray()["headGroupSpec"]["template"]["spec"]["volumes"] if "projected" in v]
+
+
+def test_the_autoscaler_is_restricted_too() -> None:
+    """KubeRay makes its container of the options; all checks of pods see it."""
+    templates = dict(pod_templates(the(render(GROWING), "RayCluster")))
+    head = templates["/spec/headGroupSpec/template"]
+    assert ["ray-head", "autoscaler"] == [container["name"] for container in head["spec"]["containers"]]
+    assert [] == list(violations(head))
 
 
 def test_ray_is_closed() -> None:
