@@ -1,4 +1,5 @@
-"""Programs of this folder run in a network namespace: the chart's ports may be taken on this machine."""
+"""Programs of this folder run in namespaces of their own: the chart's ports may be taken on this machine, and with the
+program everything ends that it started."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NETWORK = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+ALONE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+if os.geteuid() != 0:
+    ALONE.insert(1, "--map-root-user")
 
 needs_the_tools = pytest.mark.skipif(
     os.environ.get("SHOAL_TOOLS") != "required", reason="minutes of starting processes: `make chart`"
@@ -26,10 +29,10 @@ needs_the_tools = pytest.mark.skipif(
 @contextlib.contextmanager
 def in_a_network_of_its_own(module: str, model: Path, patience: float) -> Iterator[dict[str, Any]]:
     """Run `python -m module FOLDER MODEL` there; its last line is what it saw. Skips where no namespace can be made."""
-    if shutil.which("unshare") is None or subprocess.run([*NETWORK, "true"], check=False).returncode:
+    if shutil.which("unshare") is None or subprocess.run([*ALONE, "true"], check=False).returncode:
         pytest.skip("no network namespace can be made here, and the chart's own ports are needed")
     root = Path(tempfile.mkdtemp(prefix="walk"))  # short: names of sockets are at most 107 characters long
-    command = [*NETWORK, sys.executable, "-m", module, str(root), str(model)]
+    command = [*ALONE, sys.executable, "-m", module, str(root), str(model)]
     program = root / "bin" / "shoal"  # as the installed one, whether or not this checkout is installed
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m shoal.cluster.cli "$@"\n')

@@ -48,6 +48,8 @@ class Place:
             '"/tmp/shoal"': f'"{root / "state"}"',
             '"0.0.0.0"': f'"{ip}"',  # a pod has an address of its own, and so all ports
         }
+        self.tmp = root / ip.rpartition(".")[2]  # short: names of sockets are at most 107 characters long
+        self.tmp.mkdir(exist_ok=True)
         self.desired = root / etc / "desired/desired.toml"
         files = {
             f"{etc}/shoal.toml": the(manifests, "ConfigMap", "-config")["data"]["shoal.toml"],
@@ -170,7 +172,7 @@ def by_kuberay(place: Place, ray: dict[str, Any]) -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": ray["authOptions"]["mode"],
         "RAY_AUTH_TOKEN": TOKEN,
-        "RAY_TMPDIR": str(place.root),
+        "RAY_TMPDIR": str(place.tmp),
         "RAY_REDIS_ADDRESS": place.here(options["redisAddress"]),
         "RAY_external_storage_namespace": options["externalStorageNamespace"],
         "RAY_gcs_rpc_server_reconnect_timeout_s": "600",

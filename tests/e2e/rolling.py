@@ -1,6 +1,6 @@
 """A new version rolled out under load: routers as their Deployment does it, workers and the head as the README says.
 
-    unshare --net python -m tests.e2e.rolling DIRECTORY CHECKPOINT
+    unshare --net --pid --fork --mount-proc python -m tests.e2e.rolling DIRECTORY CHECKPOINT
 
 Two workers and a router run with the rendered commands while clients keep streams open. Then a new router starts
 beside the old one, which is ended as a kubelet does it: its preStop hook and its removal from the service at the same

@@ -1,6 +1,6 @@
 """The rendered chart walked through: every entry point as a process, every probe, one chat, scaling, and the end.
 
-    unshare --net python -m tests.e2e.walk DIRECTORY CHECKPOINT
+    unshare --net --pid --fork --mount-proc python -m tests.e2e.walk DIRECTORY CHECKPOINT
 
 Redis, a Ray head with its start hook, a Ray worker with two ranks, a router and at last the pod of `helm test` are
 started from the rendered manifests: their commands, environment, files and probes. Prints what it does and, as its last

@@ -118,13 +118,13 @@ def settled(group: pb.GroupInfo) -> bool:
 def _address(redis_url: str) -> str:
     import redis
 
-    client = redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+    from shoal.router.store.blocking import connect_blocking
+
     try:
-        raw = client.get(CONTROLLER_KEY)
+        with contextlib.closing(connect_blocking(redis_url, _TIMEOUT)) as client:
+            raw = client.get(CONTROLLER_KEY)
     except (redis.RedisError, OSError) as error:
         raise CallError(f"Redis, which says where the controller is, does not answer: {error}") from error
-    finally:
-        client.close()
     if raw is None:
         raise NotRunningError("no controller is announced in Redis: is the cluster running?")
     return raw.decode() if isinstance(raw, bytes) else str(raw)

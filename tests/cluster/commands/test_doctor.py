@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from rich.console import Console
 
 from shoal.cluster.checkpoint.make import make_checkpoint
@@ -66,6 +71,59 @@ def test_a_redis_that_evicts_is_wrong(redis_server: EmbeddedRedis) -> None:
         client.close()
 
 
+def test_a_url_that_is_none_is_wrong() -> None:
+    """And its password stays hidden."""
+    found = doctor.redis("http://user:hunter2@x")
+    assert WRONG == found.state
+    assert "hunter2" not in found.words + found.advice
+
+
+def test_every_worker_wants_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that goes without is told before it waits for a place."""
+    program(tmp_path, "nvidia-smi", 'echo "NVIDIA H200, 570.1, 143771 MiB, 9.0"', monkeypatch)
+    assert WELL == doctor.gpu(1).state
+    short = doctor.gpu(2)
+    assert (DOUBTFUL, True) == (short.state, "1 for 2 workers" in short.words)
+
+
+def test_the_clock_is_compared_with_redis(redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far off is wrong; without a Redis the kernel says whether anything keeps it."""
+    assert WELL == doctor.clock(redis_server.url).state
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 7)
+    off = doctor.clock(redis_server.url)
+    assert (WRONG, True) == (off.state, off.words.startswith("7."))
+    for kept, state in ((True, WELL), (False, DOUBTFUL)):
+        monkeypatch.setattr(doctor, "_kept", lambda kept=kept: kept)
+        assert state == doctor.clock("").state
+
+
+def test_a_named_ray_is_asked_whether_it_answers() -> None:
+    """Its control service speaks gRPC's health check; nothing listens on the other address."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    service = HealthServicer()
+    add_HealthServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        assert WELL == doctor.ray(f"127.0.0.1:{port}").state
+    finally:
+        server.stop(0).wait()
+    away = doctor.ray("127.0.0.1:1")
+    assert (WRONG, True) == (away.state, "ray_address" in away.advice)
+    assert WELL == doctor.ray("").state
+
+
+def test_ports_of_workers_are_looked_at_too() -> None:
+    """As many as there are ranks, from the first on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assignments = ["router.port=0", "router.metrics_port=-1", "router.http_port=-1", "cluster.ep_size=2"]
+        found = doctor.ports(load(environment={}, assignments=[*assignments, f"worker.first_port={port - 1}"]))
+    assert DOUBTFUL == found.state
+    assert f"worker.first_port {port}" in found.words
+
+
 def test_ports_that_are_taken_are_named() -> None:
     """By their settings."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -93,6 +151,6 @@ def test_what_is_wrong_makes_the_command_fail(tmp_path: Path) -> None:
     out = StringIO()
     with pytest.raises(UnhealthyError):
         doctor.run(settings, False, Console(file=out, width=200))
-    for check in ("python", "gpu", "/dev/shm", "compiler", "ray", "redis", "ports", "checkpoint"):
+    for check in ("python", "gpu", "/dev/shm", "compiler", "ray", "redis", "clock", "ports", "checkpoint"):
         assert f" {check}: " in out.getvalue()
     assert "check cluster.redis_url" in out.getvalue()

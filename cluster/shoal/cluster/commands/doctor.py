@@ -5,6 +5,8 @@ A check never raises: it finds something well, doubtful or wrong, and for the la
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -16,9 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from shoal.cluster.client import health
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import ClusterError, UnhealthyError
 
@@ -26,6 +30,7 @@ WELL, DOUBTFUL, WRONG = "ok", "warning", "error"
 _MARK = {WELL: "[green]ok[/]     ", DOUBTFUL: "[yellow]warning[/]", WRONG: "[red]error[/]  "}
 _SHARED = "/dev/shm"  # noqa: S108  # nothing is written there
 _CLOCK_SECONDS = 1.0  # a difference to Redis' clock from which leases and tokens suffer
+_SECONDS = 3.0  # for each answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,12 @@ def findings(settings: Settings, hashes: bool) -> Iterator[Finding]:
     """All checks; with `hashes` every byte of the checkpoint is compared with its manifest."""
     checks: tuple[Callable[[], Finding], ...] = (
         python,
-        gpu,
+        lambda: gpu(settings.cluster().ranks if not settings.cluster().ray_address else 0),
         memory_for_exchange,
         compiler,
-        ray_version,
+        lambda: ray(settings.cluster().ray_address),
         lambda: redis(settings.cluster().redis_url),
+        lambda: clock(settings.cluster().redis_url),
         lambda: ports(settings),
         lambda: checkpoint(settings.cluster().model, hashes),
     )
@@ -78,8 +84,8 @@ def python() -> Finding:
     return Finding("python", WRONG, version, "use Python 3.11 or 3.12")
 
 
-def gpu() -> Finding:
-    """The driver, and what it shows."""
+def gpu(wanted: int = 1) -> Finding:
+    """The driver, and what it shows: a card per worker, of which `wanted` shall run here."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         if Path("/dev/nvidiactl").exists():
@@ -94,6 +100,9 @@ def gpu() -> Finding:
     old = [card for card in cards if float(card.rpartition(",")[2]) < 8.0]
     if old:
         return Finding("gpu", DOUBTFUL, "; ".join(cards), "compute capability below 8.0: no bfloat16 there")
+    if len(cards) < wanted:
+        words = f"{'; '.join(cards)}: {len(cards)} for {wanted} workers"
+        return Finding("gpu", DOUBTFUL, words, "lower cluster.ep_size or cluster.groups, or set cluster.ray_address")
     return Finding("gpu", WELL, "; ".join(cards))
 
 
@@ -112,12 +121,21 @@ def compiler() -> Finding:
     return Finding("compiler", DOUBTFUL, "no g++", "install g++: without it the CPU path is many times slower")
 
 
-def ray_version() -> Finding:
-    """Whether workers can be placed from here."""
+def ray(address: str) -> Finding:
+    """Whether workers can be placed from here: the library, and the control service of a cluster that was named."""
     try:
-        return Finding("ray", WELL, importlib.metadata.version("ray"))
+        version = importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError:
         return Finding("ray", DOUBTFUL, "not installed", "only a router runs here; pip install 'shoal[worker]'")
+    if not address:
+        return Finding("ray", WELL, f"{version}; `shoal serve` starts its own")
+    if address == "auto":
+        return Finding("ray", WELL, f"{version}; which cluster is for Ray to find")
+    state = health(address, _SECONDS, service="")  # answered without Ray's token
+    if state != "SERVING":
+        advice = "check cluster.ray_address, that its head runs, and that a firewall lets its port through"
+        return Finding("ray", WRONG, f"{version}; the control service at {address} is {state}", advice)
+    return Finding("ray", WELL, f"{version}; the control service at {address} answers")
 
 
 def redis(url: str) -> Finding:
@@ -126,46 +144,90 @@ def redis(url: str) -> Finding:
         return Finding("redis", WELL, "none is set: `shoal serve` starts its own")
     import redis as library
 
-    client = library.Redis.from_url(url, socket_timeout=3.0, socket_connect_timeout=3.0)
+    from shoal.router.store.blocking import RedisUrlError, connect_blocking, one_server
+
     try:
-        info, began = client.info(), time.time()
-        seconds, micros = client.time()
-        apart = abs(seconds + micros / 1e6 - (began + time.time()) / 2)
+        with contextlib.closing(connect_blocking(url, _SECONDS)) as client:
+            info: dict[str, Any] = one_server(client).info()
+    except RedisUrlError as error:
+        return Finding("redis", WRONG, f"its URL cannot be used: {error}", "correct cluster.redis_url")
     except (library.RedisError, OSError) as error:
         return Finding(
             "redis", WRONG, f"does not answer: {type(error).__name__}", "check cluster.redis_url, and that it runs"
         )
-    finally:
-        client.close()
     version = str(info.get("redis_version", "0"))
     if int(version.partition(".")[0]) < 7:
         return Finding("redis", WRONG, version, "version 7.0 or newer is needed")
     if info.get("maxmemory", 0) and info.get("maxmemory_policy") != "noeviction":
         return Finding("redis", WRONG, f"evicts by {info['maxmemory_policy']}", "set maxmemory-policy to noeviction")
-    if apart > _CLOCK_SECONDS:
-        return Finding("redis", WRONG, f"its clock is {apart:.1f} s off ours", "run NTP on both machines")
     if not info.get("aof_enabled"):
         return Finding("redis", DOUBTFUL, f"{version}, without append-only file", "sessions are lost when it restarts")
-    return Finding("redis", WELL, f"{version}, clocks {apart * 1000:.0f} ms apart")
+    return Finding("redis", WELL, version)
+
+
+def clock(url: str) -> Finding:
+    """Whether this machine's clock is Redis', or without a Redis at least kept by something."""
+    advice = "run NTP (chrony, systemd-timesyncd) on every machine: leases and tokens suffer"
+    apart = _apart(url) if url else None
+    if apart is not None and apart > _CLOCK_SECONDS:
+        return Finding("clock", WRONG, f"{apart:.1f} s off Redis'", advice)
+    kept = _kept()
+    if apart is None and not kept:
+        return Finding("clock", DOUBTFUL, "the kernel says that nothing keeps it right", advice)
+    told = [f"{apart * 1000:.0f} ms off Redis'"] if apart is not None else []
+    return Finding("clock", WELL, "; ".join([*told, "kept by NTP" if kept else "not known to be kept by NTP"]))
+
+
+def _apart(url: str) -> float | None:
+    """Seconds between our clock and Redis'; None when it does not answer, which is told elsewhere."""
+    import redis as library
+
+    from shoal.router.store.blocking import connect_blocking, one_server
+
+    try:
+        with contextlib.closing(connect_blocking(url, _SECONDS)) as client:
+            server = one_server(client)
+            began = time.time()
+            seconds, micros = server.time()
+            return float(abs(seconds + micros / 1e6 - (began + time.time()) / 2))
+    except (library.RedisError, OSError, ValueError):
+        return None
+
+
+def _kept() -> bool:
+    """Whether the kernel counts its clock as synchronized."""
+    unsynchronized = 5  # TIME_ERROR of adjtimex(2)
+    try:
+        asked = ctypes.create_string_buffer(512)  # struct timex, all zero: change nothing
+        return int(ctypes.CDLL(None).adjtimex(asked)) not in (-1, unsynchronized)
+    except (OSError, AttributeError):
+        return False
 
 
 def ports(settings: Settings) -> Finding:
-    """Whether a router could listen where it shall."""
-    router = settings.router(model_dir="unused")
+    """Whether a router, and this machine's workers, could listen where they shall."""
+    router, worker = settings.router(model_dir="unused"), settings.worker(model="unused")
     taken = []
     wanted = {"port": (router.host, router.port), "http_port": (router.http_host, router.http_port),
               "metrics_port": (router.metrics_host, router.metrics_port)}  # fmt: skip
-    for key, (host, port) in wanted.items():
-        if port > 0:
-            with socket.socket() as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    trial.bind((host, port))
-                except OSError:
-                    taken.append(f"router.{key} {port}")
+    taken += [f"router.{key} {port}" for key, (host, port) in wanted.items() if port > 0 and _taken(host, port)]
+    ranks = settings.cluster().ranks if not settings.cluster().ray_address else 1
+    for key, first in (("first_port", worker.first_port), ("metrics_port", worker.metrics_port)):
+        if first > 0:
+            taken += [f"worker.{key} {port}" for port in range(first, first + ranks) if _taken("", port)]
     if taken:
-        return Finding("ports", DOUBTFUL, f"taken: {', '.join(taken)}", "a router runs here already, or choose others")
+        return Finding("ports", DOUBTFUL, f"taken: {', '.join(taken)}", "shoal runs here already, or choose others")
     return Finding("ports", WELL, "free")
+
+
+def _taken(host: str, port: int) -> bool:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError:
+            return True
+    return False
 
 
 def checkpoint(model: str, hashes: bool) -> Finding:

@@ -6,6 +6,7 @@ mark is set again while we wait, should the controller write its record meanwhil
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ import structlog
 from shoal.cluster.client import worker_status
 from shoal.cluster.errors import ConfigError, UnhealthyError
 from shoal.cluster.own_access import OwnAccess
+from shoal.router.store.blocking import Blocking, RedisUrlError, connect_blocking
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, encode, group_key
 
 log = structlog.get_logger()
@@ -27,31 +29,30 @@ def run(redis_url: str, host: str, timeout: float, access: OwnAccess | None = No
     """Until nothing runs on the workers at `host`. Raises UnhealthyError when the time is up, ConfigError."""
     if not redis_url:
         raise ConfigError("cluster.redis_url is missing: the registry is there")
-    client = redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
     give_up = time.monotonic() + timeout
     left: list[str] = []
-    try:
-        while True:
-            try:
+    while True:
+        try:
+            with contextlib.closing(connect_blocking(redis_url, _TIMEOUT)) as client:
                 left = [address for address in mark(client, host) if _busy(address, access)]
-                if not left:
-                    log.info("drained", host=host)
-                    return
-            except (redis.RedisError, OSError) as error:
-                log.warning("the registry is away", problem=type(error).__name__)
-            if time.monotonic() + _POLL > give_up:
-                raise UnhealthyError(f"after {timeout:g} s requests still run on {', '.join(left) or host}")
-            time.sleep(_POLL)
-    finally:
-        client.close()
+            if not left:
+                log.info("drained", host=host)
+                return
+        except RedisUrlError as error:
+            raise ConfigError(f"cluster.redis_url cannot be used: {error}") from error
+        except (redis.RedisError, OSError) as error:
+            log.warning("the registry is away", problem=type(error).__name__)
+        if time.monotonic() + _POLL > give_up:
+            raise UnhealthyError(f"after {timeout:g} s requests still run on {', '.join(left) or host}")
+        time.sleep(_POLL)
 
 
-def mark(client: redis.Redis, host: str) -> list[str]:
+def mark(client: Blocking, host: str) -> list[str]:
     """Say in the registry that the workers at `host` are leaving; their addresses. Raises redis.RedisError."""
     marked: list[str] = []
     for raw in client.smembers(GROUPS_KEY):
         key = group_key(raw.decode() if isinstance(raw, bytes) else raw)
-        with client.pipeline() as pipe:
+        with client.pipeline(transaction=True) as pipe:
             pipe.watch(key)  # type: ignore[no-untyped-call]  # redis publishes no type for it
             record = pipe.get(key)
             if not isinstance(record, bytes):

@@ -5,8 +5,10 @@ None of them looks further than the part it names, so that a probe restarts only
 
 from __future__ import annotations
 
+import contextlib
+
 from shoal.cluster.client import INFERENCE, health, worker_status
-from shoal.cluster.errors import UnhealthyError
+from shoal.cluster.errors import ConfigError, UnhealthyError
 from shoal.cluster.own_access import OwnAccess
 from shoal.wire.credentials import join_address
 
@@ -33,10 +35,12 @@ def redis(url: str) -> None:
     """Whether Redis answers and has read its data. Raises UnhealthyError."""
     import redis as client_library
 
-    client = client_library.Redis.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+    from shoal.router.store.blocking import RedisUrlError, connect_blocking
+
     try:
-        client.ping()
+        with contextlib.closing(connect_blocking(url, _TIMEOUT)) as client:
+            client.ping()
+    except RedisUrlError as error:
+        raise ConfigError(f"the URL of Redis cannot be used: {error}") from error
     except (client_library.RedisError, OSError) as error:
         raise UnhealthyError(f"Redis does not answer: {type(error).__name__}") from error
-    finally:
-        client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -62,15 +63,15 @@ def read_registry(redis_url: str) -> tuple[str, list[GroupEntry]]:
     """What is wrong with Redis, empty when nothing, and every group's record."""
     import redis
 
-    client = redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+    from shoal.router.store.blocking import connect_blocking
+
     try:
-        names = sorted(_text(name) for name in client.smembers(GROUPS_KEY))
-        records = [client.get(group_key(name)) for name in names]
-        return "", [decode(_text(record).encode()) for record in records if record is not None]
+        with contextlib.closing(connect_blocking(redis_url, _TIMEOUT)) as client:
+            names = sorted(_text(name) for name in client.smembers(GROUPS_KEY))
+            records = [client.get(group_key(name)) for name in names]
+            return "", [decode(_text(record).encode()) for record in records if record is not None]
     except (redis.RedisError, OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}", []
-    finally:
-        client.close()
 
 
 def read_autoscale(redis_url: str) -> AutoscaleEntry | None:

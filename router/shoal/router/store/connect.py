@@ -134,7 +134,7 @@ def connect(url: str, timeout: float = 2.0) -> Client:
     if several.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in several.nodes]
         login: dict[str, Any] = {"username": several.username, "password": several.password}
-        cluster: dict[str, Any] = {**login, **_tls(several), **timeouts}
+        cluster: dict[str, Any] = {**login, **tls_options(several), **timeouts}
         # After a failover the cluster's map is asked for again between the tries.
         again = Retry(ExponentialBackoff(cap=0.3, base=0.05), 3)
         return RedisCluster(
@@ -143,11 +143,11 @@ def connect(url: str, timeout: float = 2.0) -> Client:
     asking: dict[str, Any] = {
         "username": several.options.get("sentinel_username"),
         "password": several.options.get("sentinel_password"),
-        **_tls(several),
+        **tls_options(several),
         **timeouts,
     }
     untyped: Any = Sentinel
-    sentinel = untyped(several.nodes, sentinel_kwargs=asking, **_tls(several), **timeouts)
+    sentinel = untyped(several.nodes, sentinel_kwargs=asking, **tls_options(several), **timeouts)
     primary: redis.asyncio.Redis = sentinel.master_for(
         several.service,
         username=several.username,
@@ -169,7 +169,8 @@ def _node(text: str, port: int) -> tuple[str, int]:
         raise RedisUrlError("hosts must be a list of host:port") from None
 
 
-def _tls(several: Several) -> dict[str, Any]:
+def tls_options(several: Several) -> dict[str, Any]:
+    """What its connections are made with; nothing in the clear."""
     if not several.tls:
         return {}
     files = {
