@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 from grpc_health.v1 import health_pb2
 
 from tests.chart.rendering import Manifest, the
@@ -107,11 +108,25 @@ class Pods:
             self.end(process)
 
     @staticmethod
-    def end(process: subprocess.Popen[bytes]) -> None:
-        """One pod's processes, hard."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    def end(process: subprocess.Popen[bytes], seconds: float = 0.0) -> bool:
+        """A pod's end: SIGTERM to its first process, and after so many seconds, or with that one, everything is killed.
+
+        Whether it ended by itself."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = psutil.Process(process.pid).children(recursive=True)
+            if seconds:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+            by_itself = process.poll() is not None
+            for left in below:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    left.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return by_itself
+        return True
 
 
 def say(words: str) -> None:

@@ -195,9 +195,12 @@ class Cluster:
         place = self.place(name, number)
         [container] = self.template(name)["containers"]
         [group] = self.ray["workerGroupSpecs"]
-        # Ray's node listens on every address of this machine.
-        start = kuberay(False, group, place.ip, **{"node-manager-port": str(6380 + number)})
+        # Ray's node listens on every address of this machine, and nodes of one machine must not start at once.
+        port = 6380 + number
+        start = kuberay(False, group, place.ip, **{"node-manager-port": str(port)})
         self.running.start(name, start, place.environment(container, **by_kuberay(place, self.ray)))
+        alive = container | {"livenessProbe": {"grpc": {"port": port}}}
+        until(f"{name} is alive", lambda: holds(place, alive, "livenessProbe"))
 
     def router(self, number: int) -> None:
         """A router's pod, in the service once it is ready."""
@@ -221,13 +224,8 @@ class Cluster:
                 done = subprocess.run(command, env=place.environment(container), stdout=log, stderr=log, check=False,
                                       timeout=give_up - time.monotonic())  # fmt: skip
             self.hooks[name] = done.returncode
-        process = self.running.running.pop(name)
-        process.terminate()
-        try:
-            process.wait(max(0.1, give_up - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        if not self.running.end(self.running.running.pop(name), max(0.1, give_up - time.monotonic())):
             self.killed.append(name)
-        self.running.end(process)
         say(f"  {name} ended after {time.monotonic() - began:.1f} s")
         return time.monotonic() - began
 
