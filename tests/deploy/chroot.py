@@ -20,7 +20,7 @@ def mount(*arguments: str) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Keep what is mounted from here on to ourselves, and `folder` in memory: layers must not lie below what they cover."""
+    """Keep later mounts to ourselves, and `folder` in memory: a layer must not lie below what it covers."""
     mount("--make-rprivate", "/")
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(folder))
 

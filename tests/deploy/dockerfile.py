@@ -1,4 +1,4 @@
-"""A Dockerfile carried out instruction by instruction, each stage a layer over this machine instead of over its base."""
+"""A Dockerfile carried out instruction by instruction, each stage a layer over this machine and not over its base."""
 
 from __future__ import annotations
 

@@ -2,16 +2,16 @@
 
     unshare --mount python -m tests.deploy.up FOLDER CHECKPOINT
 
-Each target of the Dockerfile is built in a root file system of its own: a layer over this machine's, in the place of the
-base image; torch is its CPU build. Then Redis, workers and the router of the profile `cpu` run as compose.yaml says, as
-user 10001, without a capability, nothing but /tmp to write to, in a network of their own; their health checks are asked,
-and a chat. Prints what it does and, as its last line, a JSON object of what it saw.
+Each target of the Dockerfile is built in a root file system of its own: a layer over this machine's, in the place of
+the base image; torch is its CPU build. Then Redis, workers and router of the profile `cpu` run as compose.yaml says, as
+user 10001, without a capability, nothing but /tmp to write to, in a network of their own; their health checks are
+asked, and a chat. Prints what it does and, as its last line, a JSON object of what it saw.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,7 +25,7 @@ import yaml
 
 from tests.deploy.chroot import inside, mount, prepare
 from tests.deploy.dockerfile import Stage, build
-from tests.e2e.rendered import loopback_up, say, until
+from tests.e2e.rendered import REDIS_PORT, loopback_up, say, until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -64,18 +64,18 @@ class Container:
     def line(self, command: list[str]) -> list[str]:
         """`command` as it runs in there."""
         told = {name: filled(str(value)) for name, value in self.said.get("environment", {}).items()}
-        # The same network for all: compose's names are this machine's.
-        told = {name: value.replace("@redis:", "@127.0.0.1:") for name, value in told.items()}
+        # One network for all: compose's names are this machine's, and Redis leaves its port to Ray.
+        told = {name: re.sub(r"@(redis|127.0.0.1):6379", f"@127.0.0.1:{REDIS_PORT}", value)
+                for name, value in told.items()}  # fmt: skip
         environment = {**self.image.environment, **told}
         return inside(self.root, self.said["user"], "/", [filled(word) for word in command], environment)
 
     def start(self, log: Path) -> None:
         """In the background."""
-        say(f"{self.name}: {' '.join(self.said['command'])}")
+        command = [*self.said["command"], *([f"--port={REDIS_PORT}"] if self.name == "redis" else [])]
+        say(f"{self.name}: {' '.join(command)}")
         with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                self.line(self.said["command"]), stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            )
+            self.process = subprocess.Popen(self.line(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 
     def healthy(self) -> bool:
         """What its health check says."""
@@ -114,8 +114,6 @@ def run(folder: Path, checkpoint: Path, images: dict[str, Stage], seen: Seen) ->
     for container in containers.values():
         container.prepare(checkpoint)
         container.start(folder / f"{container.name}.log")
-        if container.name != "workers-cpu":  # the router begins beside them
-            continue
     for name, container in containers.items():
         until(f"{name} is healthy", container.healthy)
     router, workers = containers["router-cpu"], containers["workers-cpu"]
@@ -134,7 +132,7 @@ def run(folder: Path, checkpoint: Path, images: dict[str, Stage], seen: Seen) ->
 
 
 def main() -> int:
-    """The last line is what was seen. Called again, in a network of its own, with what was built."""
+    """The last line is what was seen."""
     folder, checkpoint = Path(sys.argv[1]), Path(sys.argv[2])
     seen = Seen()
     prepare(folder)
@@ -145,7 +143,7 @@ def main() -> int:
     for target in ("router", "worker"):
         bill = json.loads((images[target].layer.root / "opt/shoal/sbom.json").read_text())
         seen.packages[target] = sorted(part["name"].lower() for part in bill["components"])
-    os.unshare(os.CLONE_NEWNET) if hasattr(os, "unshare") else unshare_network()
+    unshare_network()
     loopback_up()
     try:
         run(folder, checkpoint, images, seen)
@@ -158,10 +156,8 @@ def main() -> int:
 
 
 def unshare_network() -> None:
-    """Python 3.11 has no word for it."""
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000):  # CLONE_NEWNET
+    """From here on this process has a network of its own. Raises OSError."""
+    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000):  # CLONE_NEWNET; Python 3.11 has no word for it
         raise OSError(ctypes.get_errno(), "no network namespace")
 
 
