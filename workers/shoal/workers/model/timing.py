@@ -25,6 +25,17 @@ class Stopwatch:
             if not self._stopped:
                 self.seconds[name] += time.perf_counter() - start
 
+    @contextmanager
+    def shared(self) -> Iterator[Stopwatch]:
+        """A stopwatch for several threads at once: the time of the block is dealt out as their phases were long."""
+        busy, start = Stopwatch(), time.perf_counter()
+        try:
+            yield busy
+        finally:
+            spent, total = time.perf_counter() - start, sum(busy.seconds.values())
+            for name, seconds in busy.seconds.items() if not self._stopped else ():
+                self.seconds[name] += spent * seconds / total if total else 0.0
+
     def stop(self) -> None:
         """Add nothing from now on."""
         self._stopped = True

@@ -7,6 +7,7 @@ reads them fastest. Experts are stacked in slots.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,8 +23,8 @@ from shoal.workers.model.timing import Stopwatch
 PARTS = ("blocks", "scales", "bias")
 """Of a projection's experts, in files and in memory."""
 
-AT_ONCE = 16
-"""Experts that are read and brought into order at a time on a GPU."""
+AT_ONCE = 16 << 20
+"""Bytes of experts that are read and brought into order at a time. That much memory a process keeps and uses again."""
 
 FREE = -1
 """Id of a slot that holds no expert."""
@@ -120,29 +121,42 @@ def load_experts(
 ) -> LayerExperts:
     """Read only the byte ranges of experts `ids` of `layer`, with free slots behind them. Raises CheckpointError.
 
-    `int8` prepares them for activations of 8 bits. What is read is brought into the device's order on the device, a few
-    experts at a time, so that little memory is needed beside the experts' own. `watch`: as for `load_dense`.
+    `int8` prepares them for activations of 8 bits. A few experts at a time are read and brought into the device's
+    order, on the device, by several threads: reading and ordering overlap, and little memory is needed beside the
+    experts' own. `watch`: as for `load_dense`.
     """
-    watch = watch or Stopwatch()
-    at_once = AT_ONCE if device.type != "cpu" else max(1, len(ids))
+    slots, watch = len(ids) + spare_slots, watch or Stopwatch()
 
-    def expert_weights(projection: str) -> moe_matmul.Weights:
-        whole: moe_matmul.Weights | None = None
-        for first in range(0, max(1, len(ids)), at_once):
-            some = ids[first : first + at_once]
-            with watch.phase("read"):
-                names = (f"model.layers.{layer}.mlp.experts.{projection}_{part}" for part in PARTS)
+    def expert_weights(projection: str, busy: Stopwatch) -> moe_matmul.Weights:
+        names = [f"model.layers.{layer}.mlp.experts.{projection}_{part}" for part in PARTS]
+
+        def prepared(some: Sequence[int]) -> moe_matmul.Weights:
+            with busy.phase("read"):
                 read = ExpertWeights(*(checkpoint.experts(name, some).to(device) for name in names))
-            with watch.phase("prepare"):
-                prepared = moe_matmul.prepare(read, int8=int8)
-                if len(some) == len(ids) and not spare_slots:
-                    return prepared
-                whole = slots_like(prepared, len(ids) + spare_slots) if whole is None else whole
-                put(whole, range(first, first + len(some)), prepared)
-        assert whole is not None, "no part was read"
+            with busy.phase("prepare"):
+                return moe_matmul.prepare(read, int8=int8)
+
+        def fill(first: int) -> None:
+            some = ids[first : first + at_once]
+            new = prepared(some)
+            with busy.phase("prepare"):
+                put(whole, range(first, first + len(some)), new)
+
+        begun = prepared(ids[:1])
+        at_once = max(1, AT_ONCE // max(1, begun.blocks[:1].nbytes))
+        whole = slots_like(begun, slots)
+        put(whole, range(len(ids[:1])), begun)
+        list(pool.map(fill, range(1, len(ids), at_once)))
         return whole
 
-    return LayerExperts((*ids, *([FREE] * spare_slots)), expert_weights("gate_up_proj"), expert_weights("down_proj"))
+    with watch.shared() as busy, ThreadPoolExecutor(_threads(device)) as pool:
+        parts = [expert_weights(projection, busy) for projection in ("gate_up_proj", "down_proj")]
+    return LayerExperts((*ids, *([FREE] * spare_slots)), *parts)
+
+
+def _threads(device: torch.device) -> int:
+    """Two keep a GPU's bus and its kernels busy; on a CPU there are as many as the worker was given."""
+    return torch.get_num_threads() if device.type == "cpu" else 2
 
 
 def slots_like(weights: moe_matmul.Weights, count: int) -> moe_matmul.Weights:
