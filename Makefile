@@ -70,8 +70,9 @@ chaos: $(READY) ## The long chaos runs: workers, routers and Redis are killed un
 bench-sessions: $(READY) ## Cost of sessions in Redis, and what sessions, journal, auth and quota add to a router's latency
 	@$(BIN)/python -m tests.bench.sessions $(ARGS)
 
-gpu: $(READY) ## Check and time the Triton kernels; needs a machine with CUDA
-	@$(BIN)/python tests/gpu/run.py --out tests/bench/results/gpu-kernels.json $(ARGS)
+gpu: $(READY) ## Check and time the Triton kernels, then the whole model at full size; needs a machine with CUDA
+	@failed=0; $(BIN)/python tests/gpu/run.py --out tests/bench/results/gpu-kernels.json $(ARGS) || failed=1; \
+		$(BIN)/python tests/gpu/model.py --out tests/bench/results/gpu-model.json || failed=1; exit $$failed
 
 bench-harmony: $(READY) ## Compare rendering and parsing with openai-harmony, and measure constraints
 	@$(BIN)/python -m tests.bench.harmony $(ARGS)

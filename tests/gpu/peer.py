@@ -57,7 +57,11 @@ def build(extent: Extent, dtype: torch.dtype) -> Any:
 def compare(extent: Extent, tell: Teller) -> None:
     """Prefill and decode at a few batches, each once per round, in turn; how many greedy tokens are the same."""
     target, prompt = extent.target(), extent.prompts[0]
-    model = build(extent, target.dtype)
+    try:
+        model = build(extent, target.dtype)
+    except ImportError as error:
+        tell.note(f"{PEER} is left out: {error}")
+        return
     source = extent.source(extent.small)
     most = max(extent.peer_batches)
     sizes = sizes_for(source.config, extent, batch=most, kv_tokens=most * (prompt + 64))
