@@ -8,7 +8,7 @@ so that activations stay in range through every layer; answers mean nothing.
     scales  a power of two and up to three doublings, 118 to 121 in the published shapes, so that a row keeps its gain
     bf16    the sum of four bytes, nearly normal, times the deviation, plus the mean
 
-`cluster/checkpoint/weights.py` draws better noise (true normal deviates, quantised), at a fiftieth of the speed.
+`cluster/checkpoint/weights.py` draws better noise (true normal deviates, quantised), at a hundredth of the speed.
 """
 
 from __future__ import annotations
