@@ -143,6 +143,7 @@ def connect(url: str, timeout: float = 2.0) -> Client:
     asking: dict[str, Any] = {
         "username": several.options.get("sentinel_username"),
         "password": several.options.get("sentinel_password"),
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),  # the library's own takes many seconds
         **tls_options(several),
         **timeouts,
     }
