@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-import redis
 import structlog
 
 from shoal.router.access.caller import Caller
 from shoal.router.errors import PromptTooLongError, QuotaError
 from shoal.router.limits.backoff import Backoff
 from shoal.router.limits.config import LimitsConfig
-from shoal.router.limits.ledger import LEASE_MS, Ledger, LocalLedger, RedisLedger, Refused, Scope
+from shoal.router.limits.ledger import LEASE_MS, Ledger, Levels, LocalLedger, RedisLedger, Refused, Scope
 from shoal.router.limits.policy import Policies, Policy
 from shoal.router.store.away import ABSENT
+
+_PATIENCE = 1.0  # seconds that the shared ledger has to answer
+_PAUSE = 1.0  # seconds in which it is not asked again when it did not
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +66,7 @@ class Quotas:
         self._backoff = Backoff(config.tolerance, config.longest_backoff)
         self._leases: dict[str, tuple[str, tuple[Scope, ...]]] = {}
         self._away = False
+        self._asks_from = 0.0  # on `clock`: before that the shared ledger is not asked
 
     def struck(self, caller: Caller) -> None:
         """The caller was refused for something of its own making."""
@@ -76,69 +81,86 @@ class Quotas:
         policy = self._policies.of(caller.tenant)
         whole = Scope("", policy.requests_per_minute, policy.tokens_per_minute, policy.concurrent)
         scopes = (whole, key) if key is not None else (whole,)
-        await self._refuse(caller, await self._ledger_do("begin", caller.tenant, scopes, lease))
-        self._leases[lease] = (caller.tenant, scopes)
         account = _Account(self, caller, policy, scopes, self._config.reserve_tokens)
+        self._leases[lease], begun = (caller.tenant, scopes), True
         try:
+            try:
+                await self._begin(caller, scopes, lease)
+            except QuotaError:
+                begun = False
+                raise
             yield account
         finally:
             del self._leases[lease]
-            # However the request ends, also by cancellation, its place and what it did not use are given back.
-            await asyncio.shield(self._settle(caller.tenant, scopes, lease, account))
+            if begun:  # however it ends, also by cancellation, its place and what it did not use are given back
+                await asyncio.shield(self._settle(caller.tenant, scopes, lease, account))
 
-    async def spend(self, caller: Caller, scopes: tuple[Scope, ...], tokens: int) -> None:
-        """Take tokens, or raise QuotaError."""
-        await self._refuse(caller, await self._ledger_do("spend", caller.tenant, scopes, tokens))
+    async def _begin(self, caller: Caller, scopes: tuple[Scope, ...], lease: str) -> None:
+        _, told = await self._at_ledger(lambda ledger: ledger.begin(caller.tenant, scopes, lease))
+        await self._granted(caller, scopes, told, lease)
+
+    async def spend(self, caller: Caller, scopes: tuple[Scope, ...], tokens: int) -> Ledger:
+        """Take tokens, or raise QuotaError. Returns where they were taken."""
+        ledger, told = await self._at_ledger(lambda at: at.spend(caller.tenant, scopes, tokens, owed=False))
+        await self._granted(caller, scopes, told)
+        return ledger
 
     async def keep(self) -> None:
         """Renew the places of what runs, for ever."""
         while True:
             await asyncio.sleep(LEASE_MS / 4000)
-            for lease, (tenant, scopes) in list(self._leases.items()):
-                if self._shared is not None:
-                    with suppress(*ABSENT):
-                        await self._shared.renew(tenant, scopes, lease)
+            self._local.tidy()
+            await self._renew(anew=False)
+
+    async def _renew(self, *, anew: bool) -> None:
+        for lease, (tenant, scopes) in list(self._leases.items()):
+            if self._shared is not None and lease in self._leases:
+                with suppress(*ABSENT):
+                    await self._shared.renew(tenant, scopes, lease, anew=anew)
 
     async def _settle(self, tenant: str, scopes: tuple[Scope, ...], lease: str, account: _Account) -> None:
-        if back := account.unused:
-            await self._ledger_do("give back", tenant, scopes, -back)
-        await self._ledger_do("end", tenant, scopes, lease)
+        back, taken_at = account.unused, account.taken_at
+        if back and taken_at is self._local:  # what one ledger gave the other does not get back
+            await self._local.spend(tenant, scopes, -back, owed=True)
+        elif back:
+            await self._at_shared(lambda ledger: ledger.spend(tenant, scopes, -back, owed=True))
+        await self._local.end(tenant, scopes, lease)
+        await self._at_shared(lambda ledger: ledger.end(tenant, scopes, lease))
 
-    async def _ledger_do(self, what: str, tenant: str, scopes: tuple[Scope, ...], value: str | int) -> Refused | None:
+    async def _at_ledger(self, act: Callable[[Ledger], Awaitable[Refused | Levels]]) -> tuple[Ledger, Refused | Levels]:
         """At the shared ledger, or while it is away at our own."""
-        if self._shared is not None:
-            try:
-                done = await _do(self._shared, what, tenant, scopes, value)
-            except (redis.RedisError, OSError) as error:
-                if not self._away:
-                    _log.warning("quotas_are_local", problem=type(error).__name__, routers=self._config.routers)
-                self._away = True
-            else:
-                if self._away:
-                    self._away = False
-                    self._local.forget()
-                return done
-        return await _do(self._local, what, tenant, scopes, value)
+        told = await self._at_shared(act)
+        return (self._local, await act(self._local)) if told is None or self._shared is None else (self._shared, told)
 
-    async def _refuse(self, caller: Caller, refused: Refused | None) -> None:
-        if refused is None:
-            return
+    async def _at_shared(self, act: Callable[[Ledger], Awaitable[_T]]) -> _T | None:
+        """At the shared ledger; None while it is away. Then it is asked once a second, so that nobody else waits."""
+        if self._shared is None or self._clock() < self._asks_from:
+            return None
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                done = await act(self._shared)
+        except ABSENT as error:
+            if not self._away:
+                _log.warning("quotas_are_local", problem=type(error).__name__, routers=self._config.routers)
+            self._away, self._asks_from = True, self._clock() + _PAUSE
+            return None
+        if self._away:
+            self._away = False
+            await self._renew(anew=True)  # what began meanwhile, and what it may have forgotten
+        return done
+
+    async def _granted(
+        self, caller: Caller, scopes: tuple[Scope, ...], told: Refused | Levels, lease: str = ""
+    ) -> None:
+        if isinstance(told, Refused):
+            await self._refuse(caller, told)
+        else:
+            self._local.saw(caller.tenant, scopes, told, lease)
+
+    async def _refuse(self, caller: Caller, refused: Refused) -> None:
         self.struck(caller)
         whose = "this key" if refused.scope else f"the tenant {caller.tenant!r}"
         raise QuotaError(f"{whose} has used up its {refused.what}", retry_after_ms=refused.retry_after_ms)
-
-
-async def _do(ledger: Ledger, what: str, tenant: str, scopes: tuple[Scope, ...], value: str | int) -> Refused | None:
-    match what:
-        case "begin":
-            return await ledger.begin(tenant, scopes, str(value))
-        case "spend":
-            return await ledger.spend(tenant, scopes, int(value), owed=False)
-        case "give back":
-            return await ledger.spend(tenant, scopes, int(value), owed=True)
-        case _:
-            await ledger.end(tenant, scopes, str(value))
-            return None
 
 
 def _name(caller: Caller) -> str:
@@ -153,6 +175,8 @@ class _Account:
         self._counts = any(scope.tokens_per_minute for scope in scopes)
         self._prompt = self._output = self._taken = 0
         self._most_output = 0
+        self.taken_at: Ledger | None = None
+        """Where tokens were taken last: whatever is unused is of those."""
 
     @property
     def unused(self) -> int:
@@ -178,5 +202,5 @@ class _Account:
             await self._take(max(short, min(left, self._reserve)))
 
     async def _take(self, tokens: int) -> None:
-        await self._quotas.spend(self._caller, self._scopes, tokens)
+        self.taken_at = await self._quotas.spend(self._caller, self._scopes, tokens)
         self._taken += tokens
