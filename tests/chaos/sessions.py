@@ -1,6 +1,6 @@
 """Sixty-four conversations while Redis and the routers are killed: every acknowledged turn is there, exactly once.
 
-python -m tests.chaos.sessions --kills 40      the long form, as `make chaos` runs it; prints its figures
+python -m tests.chaos.sessions --kills 40      the long form, as `make chaos` runs it; adds rows to the record `chaos`
 
 Two router processes and a Redis process are killed with SIGKILL at random moments, one after the other, and started
 again at the same address. Each client talks to a random router, says something that names its session and turn, and
@@ -28,6 +28,7 @@ from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub, SessionServiceStub
 from shoal.router.fleet.scripted_worker import Action, Say, ScriptedWorker
 from shoal.router.tokenizer import Tokenizer
+from tests.bench.record import Row, add
 from tests.chaos.killable import Killable, KillableRedis, KillableRouter
 from tests.router.byte_tokenizer import ids_of, write_tokenizer
 
@@ -65,6 +66,16 @@ class Figures:
             f"{CLIENTS} clients, {self.turns} turns stored ({self.told} acknowledged by done) in {self.seconds:.1f} s; "
             f"killed {kills}; errors that clients saw: {errors}; lost 0, twice 0"
         )
+
+    def rows(self) -> list[Row]:
+        """For the record. What `run` asserts is told as it was asserted."""
+        return [
+            Row("sessions: acknowledged turns", self.told, "turns"),
+            Row("sessions: turns stored", self.turns, "turns"),
+            Row("sessions: acknowledged turns lost", 0, "turns", goal=0, met=True),
+            Row("sessions: turns there twice", 0, "turns", goal=0, met=True),
+            *(Row(f"sessions: kills of {name}", count, "kills") for name, count in sorted(self.kills.items())),
+        ]
 
 
 def answer_to(text: str) -> str:
@@ -218,7 +229,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(asyncio.run(run(Path(folder), options.kills, options.seed)))
+        figures = asyncio.run(run(Path(folder), options.kills, options.seed))
+    print(figures)
+    add("chaos", figures.rows())
 
 
 if __name__ == "__main__":

@@ -165,6 +165,38 @@ async def test_a_full_disk_is_never_silent(tmp_path: Path, refuse: bool) -> None
     assert [json.loads(line)["n"] for line in lines] == list(range(50))
 
 
+def test_half_a_batch_that_could_not_be_cut_off_is_cut_off_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fails in the middle of a batch, and again when that is taken back: nothing is written behind it."""
+    path = tmp_path / "r.jsonl"
+    file = AuditFile(path, KEY)
+    file.append([{"kind": "called", "n": 0}])
+    write, truncate = os.write, os.ftruncate
+
+    def half(fd: int, raw: bytes) -> int:
+        write(fd, raw[:20])
+        raise OSError(5, "Input/output error")
+
+    def fails(fd: int, size: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "write", half)
+    monkeypatch.setattr(os, "ftruncate", fails)
+    for _ in range(2):
+        with pytest.raises(AuditFileError):
+            file.append([{"kind": "called", "n": 1}])
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(AuditFileError):
+        file.append([{"kind": "called", "n": 1}])
+    monkeypatch.setattr(os, "ftruncate", truncate)
+    file.append([{"kind": "called", "n": 1}])
+    end, problems = verify(path.read_bytes().splitlines(keepends=True), KEY, read_head(path))
+
+    assert problems == []
+    assert end.number == 2
+
+
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     """Past the most that a file may hold nothing half-written stays, and what was there verifies."""
     script = """

@@ -360,13 +360,14 @@ async def test_a_silent_redis_is_waited_for_once_a_second(
     client: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One request finds out; those after it are counted here without waiting, until it is looked for again."""
-    monkeypatch.setattr("shoal.router.limits.quota._PATIENCE", 0.01)
+    monkeypatch.setattr("shoal.router.limits.quota._PATIENCE", 0.05)
     shared, clock = Switched(client), [0.0]
     config = LimitsConfig(requests_per_minute=1000)
     quota = Quotas(config, Policies(config), shared, lambda: clock[0])
     shared.state = "silent"
     assert await granted(quota, 20, tokens=5) == 20
     assert shared.asked == 1
+    monkeypatch.setattr("shoal.router.limits.quota._PATIENCE", 30.0)
     shared.state, clock[0] = "here", 1.5
     assert await granted(quota, 20) == 20
     assert shared.asked == 1 + 40

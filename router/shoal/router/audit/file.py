@@ -36,8 +36,7 @@ class AuditFile:
             raise AuditFileError(
                 f"{path}, line {problems[0].line}: {problems[0].what}; move it away to begin a new one"
             )
-        if len(raw) > self._size:
-            os.ftruncate(self._file, self._size)
+        self._cut()
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write them, one after the other, all the way to the disk. Raises AuditFileError, having written nothing."""
@@ -48,18 +47,24 @@ class AuditFile:
                 lines.append(line)
             raw = b"".join(lines)
             try:
+                self._cut()  # half a batch, if the last one failed and could not be cut off then
                 written = 0
                 while written < len(raw):
                     written += os.write(self._file, raw[written:])
                 os.fsync(self._file)
             except OSError as error:
                 with contextlib.suppress(OSError):
-                    os.ftruncate(self._file, self._size)
+                    self._cut()
                 raise AuditFileError(f"{self._path}: {error.strerror}") from error
             self._size += len(raw)
             self.head = head
             with contextlib.suppress(OSError):  # the records are there; the next append writes it again
                 write_head(self._path, head)
+
+    def _cut(self) -> None:
+        """To where the last whole batch ended."""
+        if os.fstat(self._file).st_size > self._size:
+            os.ftruncate(self._file, self._size)
 
     def close(self) -> None:
         """Let go of the file. Safe to repeat."""
