@@ -107,6 +107,9 @@ class RouterConfig:
     long."""
     redis_wait_seconds: float = 10.0
     """How long a start waits for the Redis of `redis_url` before it fails."""
+    redis_replicas: int = 0
+    """Replicas of Redis that must have a turn before it counts as stored. Where sentinels promote replicas, 1 keeps
+    every acknowledged turn and lets a primary that was replaced acknowledge none. Not for a Redis Cluster."""
     session_patience_seconds: float = 45.0
     """How long a finished turn waits for Redis to come back before it is given up."""
     journal_seconds: float = 900.0
@@ -159,6 +162,7 @@ class RouterConfig:
             "migration_losses",
             "session_patience_seconds",
             "redis_wait_seconds",
+            "redis_replicas",
             "journal_seconds",
             "migration_seconds",
         ):
@@ -177,6 +181,8 @@ class RouterConfig:
                 check(self.redis_url)
             except RedisUrlError as error:
                 raise StartError(f"router.redis_url must be a URL that can be used: {error}") from error
+            clustered = "+cluster://" in self.redis_url
+            self._require("redis_replicas", not (self.redis_replicas and clustered), "0 for a Redis Cluster")
         for address in self.workers:
             host, colon, port = address.rpartition(":")
             valid = bool(host) and bool(colon) and port.isdigit() and 0 < int(port) < 65536

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from shoal.cluster.embedded_redis import EmbeddedRedis
+from shoal.cluster.embedded_redis import EmbeddedRedis, find_server
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.router.errors import SessionsAwayError
@@ -22,11 +23,13 @@ from shoal.router.harmony.message import ChatMessage, Rendered
 from shoal.router.sessions.redis_store import RedisSessions
 from shoal.router.sessions.store import Turn
 from shoal.router.store.connect import connect
+from shoal.router.store.ready import require_ready
 from shoal.router.tokenizer import Tokenizer
 from shoal.wire.details import read_details
 from tests.chaos.killable import KillableRedis
 from tests.router.byte_tokenizer import ids_of
 from tests.router.conftest import StartCluster
+from tests.router.store.servers import free_port, started
 from tests.router.talking import answer_of, events_of, failed, until, user
 from tests.router.test_server import start_process
 
@@ -124,6 +127,71 @@ async def test_no_acknowledged_turn_is_lost_to_kills(tmp_path: Path) -> None:
             assert count <= len(turns) <= count + 1  # the last may be stored without its writer having heard of it
         assert len(stored) == 16
         await client.aclose()
+
+
+async def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    """A server that may not write another byte ends; started again with room, it has every turn that was told to be
+    stored."""
+    folder, port = tmp_path / "redis", free_port()
+    folder.mkdir()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
+    command = shlex.join([str(find_server()), *options, "--appendfsync", "always"])
+    with (folder / "log").open("ab") as log:
+        limited = ["bash", "-c", f"ulimit -f 256; exec {command}"]
+        process = await asyncio.create_subprocess_exec(*limited, stdout=log, stderr=log)
+    client = connect(f"redis://127.0.0.1:{port}")
+    await require_ready(client, 20)
+    store = RedisSessions(client)
+    said = ChatMessage("user", "x" * 5_000, rendered=Rendered((1, 2)))
+    stored = 0
+
+    async def fill() -> None:
+        nonlocal stored
+        while True:
+            await store.append("t", f"s{stored}", Turn(0, (said,), "w", 600, "2026-11-20"))
+            stored += 1
+
+    with pytest.raises(SessionsAwayError):
+        await fill()
+    await asyncio.wait_for(process.wait(), 20)
+    with started(folder, "--appendonly", "yes", "--appendfsync", "always", port=port):
+        sessions = [await store.load("t", f"s{n}") for n in range(stored)]
+        await store.append("t", "after", Turn(0, (said,), "w", 600, "2026-11-20"))
+        await client.aclose()
+
+    assert stored > 10
+    assert all(session is not None and len(session.items) == 1 for session in sessions)
+
+
+async def test_a_redis_without_memory_stops_sessions_alone(
+    start_cluster: StartCluster, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Running streams and stateless requests go on; a session's turn is UNAVAILABLE with a hint, nothing of it is
+    there; with memory again all is as before, without a restart."""
+    with started(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "noeviction") as server:
+        cluster = await start_cluster(
+            saying(ids_of(tokenizer, ANSWER), pause=0.02), redis_url=f"redis://127.0.0.1:{server.port}",
+            session_patience_seconds=0.3,
+        )  # fmt: skip
+        inference = cluster.front.inference
+        await events_of(inference.Chat(user("a", session_id="s")))
+        running = asyncio.create_task(events_of(inference.Chat(user("b"))))
+        await until(lambda: bool(cluster.worker.running))
+        server.ask("CONFIG", "SET", "maxmemory", "1mb")
+        _, error = await failed(inference.Chat(user("c", session_id="s")))
+        hint = read_details(error.trailing_metadata(), error_details_pb2.RetryInfo)
+        stateless = await events_of(inference.Chat(user("d")))
+        kept = await cluster.front.sessions.GetSession(api.GetSessionRequest(session_id="s"))
+        server.ask("CONFIG", "SET", "maxmemory", "100mb")
+        again = await events_of(inference.Chat(user("e", session_id="s")))
+
+        assert answer_of(await running) == answer_of(stateless) == "yes"
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "full" in (error.details() or "")
+        assert hint is not None
+        assert hint.retry_delay.ToMilliseconds() > 0
+        assert [item.message.content for item in kept.items] == ["a", "yes"]
+        assert again[0].started.turn == 1
 
 
 async def test_a_router_without_its_redis_does_not_start(tmp_path: Path, model_dir: Path) -> None:

@@ -177,4 +177,4 @@ async def test_a_deleted_session_is_gone_from_everywhere(cluster: Cluster) -> No
     await cluster.front.sessions.DeleteSession(api.DeleteSessionRequest(session_id="s"))
 
     assert before >= 6
-    assert [] == await client.keys("*")
+    assert [] == [key for key in await client.keys("*") if key != b"shoal:loads"]  # what routers have to do

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import signal
 import socket
 import subprocess
 import time
@@ -43,6 +44,14 @@ class Server:
         """The answer to any command."""
         client: Any = self.client()
         return client.execute_command(*command)
+
+    def pause(self) -> None:
+        """SIGSTOP: it neither answers nor ends."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -22,10 +22,12 @@ from shoal.router.errors import FieldError, SessionExistsError, SessionsAwayErro
 from shoal.router.sessions import scripts
 from shoal.router.sessions.items import decode, encode
 from shoal.router.sessions.store import NewSession, Session, SessionInfo, StoredItem, Turn
-from shoal.router.store.away import answering
+from shoal.router.store.away import RETRY_AFTER_MS, answering
 from shoal.router.store.connect import connect
 from shoal.router.store.keys import tagged
-from shoal.router.store.script import Argument, Client
+from shoal.router.store.script import Argument, Client, Script
+
+_REPLICAS_MS = 1_000  # that replicas have to say that they have it
 
 __all__ = ["RedisSessions", "connect", "index_key", "session_key"]
 
@@ -43,8 +45,9 @@ def index_key(tenant: str) -> str:
 class RedisSessions:
     """A `SessionStore` over one client."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, replicas: int = 0) -> None:
+        """What is stored counts as that once so many `replicas` have it."""
+        self._client, self._replicas = client, replicas
 
     async def load(self, tenant: str, session_id: str) -> Session | None:
         """See `SessionStore`."""
@@ -79,7 +82,7 @@ class RedisSessions:
         items = [encode(StoredItem(message, turn.number, turn.writer)) for message in turn.items]
         arguments: list[Argument] = [turn.number, turn.ttl_seconds, turn.date, turn.writer, turn.tools, *items]
         async with answering("sessions"):
-            stored, value = await scripts.APPEND.run(self._client, _keys(tenant, session_id), arguments)
+            stored, value = await self._written(scripts.APPEND, _keys(tenant, session_id), arguments)
         if not stored:
             raise TurnConflictError(turn.number, int(value))
         await self._enter(tenant, session_id, value, turn.ttl_seconds)
@@ -89,7 +92,7 @@ class RedisSessions:
         arguments: list[Argument] = [new.next_turn, new.ttl_seconds, new.date, new.writer, new.tools]
         arguments += [encode(item) for item in new.items]
         async with answering("sessions"):
-            created, *rest = await scripts.CREATE.run(self._client, _keys(tenant, session_id), arguments)
+            created, *rest = await self._written(scripts.CREATE, _keys(tenant, session_id), arguments)
         if not created:
             raise SessionExistsError(f"there is a session {session_id!r} already")
         await self._enter(tenant, session_id, rest[0], new.ttl_seconds)
@@ -123,6 +126,16 @@ class RedisSessions:
             removed: int = await scripts.DELETE.run(self._client, _keys(tenant, session_id), [])
             await self._client.zrem(index_key(tenant), quote(session_id, safe=""))
         return removed > 0
+
+    async def _written(self, script: Script, keys: list[str], arguments: list[Argument]) -> Any:
+        """The script's answer, once what it wrote counts as stored. Raises SessionsAwayError while it does not: asked
+        again by the same writer, the script answers the same."""
+        if not self._replicas:
+            return await script.run(self._client, keys, arguments)
+        answer, replicated = await script.run_replicated(self._client, keys, arguments, self._replicas, _REPLICAS_MS)
+        if answer[0] and not replicated:
+            raise SessionsAwayError("Redis has no replica that keeps this", retry_after_ms=RETRY_AFTER_MS)
+        return answer
 
     async def _enter(self, tenant: str, session_id: str, microseconds: bytes, ttl_seconds: int) -> None:
         """Into the tenant's index. The session itself is stored already; if this fails its next turn mends it."""

@@ -44,13 +44,16 @@ return 1
 
 # KEYS: hash, items, lease. ARGV: expected turn, ttl, date, writer, tools, items... Returns {1, microseconds} or
 # {0, turn found}. A writer that lost the answer may ask again: its turn is there already and that counts as stored.
-# Nobody else's reservation is written over, and none whose session was deleted.
+# It is written to then, too, so that replicas can be waited for. Nobody else's reservation is written over, and none
+# whose session was deleted.
 APPEND = Script(
     _STAMP
     + """
 local found = tonumber(redis.call('HGET', KEYS[1], 'next_turn') or '0')
 local expected = tonumber(ARGV[1])
 if found == expected + 1 and redis.call('HGET', KEYS[1], 'writer') == ARGV[4] then
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
   return {1, redis.call('HGET', KEYS[1], 'updated_at')}
 end
 local holder = redis.call('GET', KEYS[3])
@@ -84,6 +87,8 @@ CREATE = Script(
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then
   if redis.call('HGET', KEYS[1], 'writer') ~= ARGV[4] then return {0} end
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
   return {1, redis.call('HGET', KEYS[1], 'updated_at')}
 end
 local holder = redis.call('GET', KEYS[3])

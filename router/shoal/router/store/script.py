@@ -35,6 +35,25 @@ class Script:
         except NoScriptError:
             return await asked.eval(self.text, len(keys), *keys, *arguments)
 
+    async def run_replicated(
+        self, client: Client, keys: Sequence[str], arguments: Sequence[Argument], replicas: int, milliseconds: int
+    ) -> tuple[Any, bool]:
+        """Its answer, and whether so many replicas have what it wrote within the time. A run that writes nothing says
+        nothing of earlier ones. Raises redis.RedisError."""
+        asked: Any = client  # one server, or a sentinel's service: a cluster has no way for WAIT
+        while True:
+            pipeline = asked.pipeline(transaction=False)
+            self.queue(pipeline, keys, arguments)
+            pipeline.execute_command("WAIT", replicas, milliseconds)  # of this connection's writes
+            answer, count = await pipeline.execute(raise_on_error=False)
+            if isinstance(answer, NoScriptError):
+                await asked.script_load(self.text)
+                continue
+            for outcome in (answer, count):
+                if isinstance(outcome, Exception):
+                    raise outcome
+            return answer, count >= replicas
+
     def queue(self, pipeline: Any, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
         """Put a run into a pipeline. Its answer may be a NoScriptError, after which `run` is due."""
         pipeline.execute_command("EVALSHA", self._sha, len(keys), *keys, *arguments)  # a cluster's has no `evalsha`
