@@ -25,6 +25,7 @@ from google.rpc import error_details_pb2
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub, SessionServiceStub
+from shoal.router import logs
 from shoal.router.config import RouterConfig
 from shoal.router.fleet.scripted_worker import Action, Say, Script, ScriptedWorker
 from shoal.router.limits.config import LimitsConfig
@@ -168,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Take Redis away from a router under load.")
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
+    logs.configure("error")
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.run(run(Path(folder), options.seconds, lease_seconds=15.0))
     print(figures)

@@ -19,6 +19,7 @@ import grpc.aio
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub, SessionServiceStub
+from shoal.router import logs
 from shoal.router.config import RouterConfig
 from shoal.router.fleet.scripted_worker import ScriptedWorker, saying
 from shoal.router.server import Router
@@ -133,7 +134,7 @@ async def run(folder: Path, count: int) -> Counter[str]:
     with started(folder / "redis") as redis:
         async with ScriptedWorker(saying(ids_of(tokenizer, WORDS))) as worker:
             config = RouterConfig(
-                str(folder / "model"), port=0, http_port=0, metrics_port=-1, model_name="model", log_level="error",
+                str(folder / "model"), port=0, http_port=0, metrics_port=-1, model_name="model",
                 workers=(worker.address,), redis_url=f"redis://127.0.0.1:{redis.port}", access=ring.config(),
             )  # fmt: skip
             router = Router(config, tokenizer)
@@ -154,6 +155,7 @@ async def run(folder: Path, count: int) -> Counter[str]:
 def main() -> None:
     """The long form."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    logs.configure("error")
     with tempfile.TemporaryDirectory() as folder:
         allowed = asyncio.run(run(Path(folder), count))
     print(f"{count} tries across the border, allowed: {dict(allowed) or 'none'}")
