@@ -39,7 +39,7 @@ class Call:
     allowance: Allowance = field(default_factory=NoLimit)
     """What it may use; the part that knows the prompt's tokens tells it."""
     redact: Callable[[str], str] | None = None
-    """Applied to what is kept of the answer; None: kept as it was said."""
+    """Applied to what is kept of the answer; the journal then keeps nothing of it. None: kept as it was said."""
     origin: str = ""
     """The request as another API than ours brought it; kept with the request."""
     remembers: bool = False

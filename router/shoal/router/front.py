@@ -126,7 +126,8 @@ class Front:
             call = replace(call, remembers=policy.response_cache)
             if guarded := safeguards.active(policy):
                 recorded.asked = asked = await self._clean(asked, policy, call)
-                call = replace(call, redact=lambda text: safeguards.redacted(text, policy))
+                redact = (lambda text: safeguards.redacted(text, policy)) if policy.redact else None
+                call = replace(call, redact=redact)
             watched.admitted(await stack.enter_async_context(self.admission.admitted(claim)))
             await recorded.accepted()
             opened = await stack.enter_async_context(contextlib.aclosing(events(asked, call)))

@@ -45,8 +45,18 @@ class Parties:
 
 
 @pytest.fixture
+def safeguards() -> SafeguardsConfig:
+    """None, unless a test has its own."""
+    return SafeguardsConfig()
+
+
+@pytest.fixture
 async def parties(
-    start_router: StartRouter, start_cluster: StartCluster, tokenizer: Tokenizer, redis_url: str
+    start_router: StartRouter,
+    start_cluster: StartCluster,
+    tokenizer: Tokenizer,
+    redis_url: str,
+    safeguards: SafeguardsConfig,
 ) -> Parties:
     """Slow enough to be cut off."""
     ids = ids_of(tokenizer, WORDS)
@@ -58,8 +68,7 @@ async def parties(
         yield Say((ids[-1],), pb.SEQUENCE_FINISH_STOP_TOKEN)
 
     settings: dict[str, Any] = {
-        "http_port": 0, "model_name": "model", "redis_url": redis_url, "lease_seconds": 0.5,
-        "safeguards": SafeguardsConfig(redact=("email",)),
+        "http_port": 0, "model_name": "model", "redis_url": redis_url, "lease_seconds": 0.5, "safeguards": safeguards,
     }  # fmt: skip
     cluster = await start_cluster(script, **settings)
     other = await start_router(workers=(cluster.worker.address,), **settings)
@@ -69,7 +78,7 @@ async def parties(
 
 @pytest.mark.parametrize("store", [True, False])
 async def test_sent_again_it_is_the_same_response(parties: Parties, store: bool) -> None:
-    """By another router, however the body's fields are ordered: same id, same words, redacted; no turn is added."""
+    """By another router, however the body's fields are ordered: same id, same words; no turn is added."""
     first = await parties.create(store=store, temperature=1.0)
     body = {"temperature": 1.0, "store": store, **dict(reversed(ASKED.items()))}
     again = await ask(parties.addresses[1], "/v1/responses", body, Idempotency_Key="k")
@@ -77,9 +86,36 @@ async def test_sent_again_it_is_the_same_response(parties: Parties, store: bool)
     assert first.status == 200, first.text
     unknown = {} if store else {"created_at": 0}  # of what is not stored nobody knows when it was asked for first
     assert {**first.json, **unknown} == {**again.json, **unknown}
-    assert "Hi, [email]" in again.text
+    assert "Hi, a@b.org" in again.text
     assert parties.generated == 1
     assert await parties.turns() == store
+
+
+@pytest.mark.parametrize("safeguards", [SafeguardsConfig(redact=("email",))])
+async def test_under_redaction_what_is_stored_is_told_again_and_nothing_else(parties: Parties) -> None:
+    """The journal has nothing of the answer then: a stored response is there, one that was not stored is over. Neither
+    is generated a second time."""
+    stored = [await parties.create(n, store=True) for n in (0, 1)]
+    kept_nowhere = [await parties.create(n, key="other", store=False) for n in (0, 1)]
+
+    assert stored[0].json == stored[1].json
+    assert "Hi, [email]" in stored[1].text
+    assert [answer.status for answer in kept_nowhere] == [200, 409]
+    assert kept_nowhere[1].error["code"] == "request_over"
+    assert parties.generated == 2
+    assert await parties.turns() == 1
+
+
+@pytest.mark.parametrize("safeguards", [SafeguardsConfig(redact=("email",))])
+async def test_under_redaction_a_broken_stream_goes_on(parties: Parties) -> None:
+    """While it is not over it is generated again, and told from the first word."""
+    body = {**ASKED, "stream": True}
+    await hear(parties.addresses[0], "/v1/responses", body, events=4, Idempotency_Key="k")
+    again = await parties.create(1, stream=True)
+
+    assert again.events[-1]["type"] == "response.completed"
+    assert "Hi, [email]" in again.text
+    assert await parties.turns() == 1
 
 
 async def test_a_stream_is_told_again(parties: Parties) -> None:

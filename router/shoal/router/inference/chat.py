@@ -113,7 +113,8 @@ class Chat:
     async def _turn(
         self, plan: _Plan, record: RequestRecord, reopened: Reopened | None = None
     ) -> AsyncGenerator[api.ChatResponse, None]:
-        async with self.keeper.keeping(record, plan.call.deadline.remaining, reopened) as kept:
+        left, private = plan.call.deadline.remaining, plan.call.redact is not None
+        async with self.keeper.keeping(record, left, reopened, private=private) as kept:
             count = plan.request.n or 1
             choices = [self._choice(plan, self._work(plan, choice), kept) for choice in range(count)]
             async with contextlib.aclosing(merged(choices)) as events:

@@ -99,7 +99,8 @@ class Generator:
     async def _texts(
         self, plan: _Plan, record: RequestRecord, reopened: Reopened | None = None
     ) -> AsyncGenerator[api.GenerateResponse, None]:
-        async with self.keeper.keeping(record, plan.call.deadline.remaining, reopened) as kept:
+        left, private = plan.call.deadline.remaining, plan.call.redact is not None
+        async with self.keeper.keeping(record, left, reopened, private=private) as kept:
             choices = [self._choice(plan, work, kept) for work in self._works(plan)]
             async with contextlib.aclosing(merged(choices)) as events:
                 async for event in events:

@@ -39,8 +39,10 @@ _log = structlog.get_logger(__name__)
 class Kept:
     """One request. Made by `Keeper.keeping`."""
 
-    def __init__(self, accepting: asyncio.Task[Recording | None], reopened: Reopened | None = None) -> None:
-        self._accepting = accepting
+    def __init__(
+        self, accepting: asyncio.Task[Recording | None], reopened: Reopened | None = None, *, private: bool = False
+    ) -> None:
+        self._accepting, self.private = accepting, private
         self._notes: Mapping[str, bytes] = reopened.view.notes if reopened is not None else {}
         self._over = reopened is not None and reopened.lease is None
         self.begun = reopened is not None
@@ -64,7 +66,8 @@ class Kept:
         if recording.taken_over:
             assert recording.problem is not None, "it was taken over"
             raise recording.problem
-        recording.add(output, choice=choice, round_=round_, numerics_id=output.numerics_id)
+        if not self.private:
+            recording.add(output, choice=choice, round_=round_, numerics_id=output.numerics_id)
 
     async def tool(self, choice: int, round_: int, run: Callable[[], Awaitable[ToolFact]]) -> ToolFact:
         """The result of the call that ended a round: kept before it is used, and the tool is never run again.
@@ -138,12 +141,13 @@ class Keeper:
 
     @contextlib.asynccontextmanager
     async def keeping(
-        self, record: RequestRecord, seconds: float, reopened: Reopened | None = None
+        self, record: RequestRecord, seconds: float, reopened: Reopened | None = None, *, private: bool = False
     ) -> AsyncGenerator[Kept, None]:
         """Keep the request while inside; `seconds` are left until its deadline. With `reopened` it was accepted before.
-        The acceptance runs beside whatever comes first."""
+        The acceptance runs beside whatever comes first. Of one that is `private` nothing that is said is kept: whoever
+        goes on with it generates it again, and once it is over it is not told again."""
         accepting = asyncio.create_task(self._accept(record, seconds, reopened), name=f"accept {record.work_id}")
-        kept = Kept(accepting, reopened)
+        kept = Kept(accepting, reopened, private=private)
         try:
             yield kept
         except (asyncio.CancelledError, GeneratorExit):
@@ -160,11 +164,11 @@ class Keeper:
             elif isinstance(error, WireError) and not isinstance(error, FINAL):
                 await recording.leave()
             else:
-                await recording.close(outcome_of(status_of(error)), failed=True)
+                await recording.close(outcome_of(status_of(error)), failed=True, private=private)
             raise
         await accepting
         if (recording := kept.recording) is not None:
-            await recording.close()
+            await recording.close(private=private)
 
     async def _accept(self, record: RequestRecord, seconds: float, reopened: Reopened | None) -> Recording | None:
         if self.recorder is None:

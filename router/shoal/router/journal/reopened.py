@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.proto.v1.journal_pb2 import RequestRecord
-from shoal.router.errors import JournalGapError
+from shoal.router.errors import JournalGapError, RequestOverError
 from shoal.router.journal.lease import JournalView, Lease
 from shoal.wire.status import AbsentError, ConflictError, InternalError, InvalidError, Status, WireError
 
@@ -28,6 +28,8 @@ class Reopened:
         """What follows the last token of a request that is over and whose tokens have no end."""
         if self.view.state == "failed":
             return error_of(self.view.outcome)
+        if not self.view.tokens:
+            return RequestOverError(f"request {self.record.request_id!r} is over, and what it said is not kept")
         return JournalGapError(self.record.work_id, len(self.view.tokens))
 
 
