@@ -115,13 +115,16 @@ class Border:
         name = draw.choice(self.requests if kind == "resume" else self.sessions)
         forms = (name, f"acme:{name}", f"{{acme:{name}}}", name.replace(":", "%3A"), f"shoal:session:{{acme:{name}}}")
         asked = draw.choice((name, *forms))
-        request: Any = {
-            "read": lambda: api.GetSessionRequest(session_id=asked),
-            "delete": lambda: api.DeleteSessionRequest(session_id=asked),
-            "fork": lambda: api.ForkSessionRequest(session_id=asked, new_session_id="copy"),
-            "resume": lambda: api.ResumeRequest(request_id=asked),
-        }[kind]()
-        method = {"read": "GetSession", "delete": "DeleteSession", "fork": "ForkSession", "resume": "Resume"}[kind]
+        request: Any
+        match kind:
+            case "read":
+                method, request = "GetSession", api.GetSessionRequest(session_id=asked)
+            case "delete":
+                method, request = "DeleteSession", api.DeleteSessionRequest(session_id=asked)
+            case "fork":
+                method, request = "ForkSession", api.ForkSessionRequest(session_id=asked, new_session_id="copy")
+            case _:
+                method, request = "Resume", api.ResumeRequest(request_id=asked)
         told = await self.other.rpc(method, request)
         return isinstance(told, tuple) and told[0] is grpc.StatusCode.NOT_FOUND and SECRET not in str(told)
 

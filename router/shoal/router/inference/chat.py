@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -134,7 +134,7 @@ class Chat:
         request, call, opening = plan.request, plan.call, plan.opening
         reader = self._reader(plan, work)
         meter = self.metrics.meter(call.arrived, call.clock)
-        tools = _ToolTime(self.settings, request)
+        tools = _ToolTime(self.settings, request, call.redact)
         while True:
             async with contextlib.aclosing(plan.backend.submit(work)) as outputs:
                 async for output in outputs:
@@ -201,7 +201,7 @@ class Chat:
 
     def _work(self, plan: _Plan, choice: int) -> Work:
         """The first round."""
-        demands, tools = plan.opening.demands, _ToolTime(self.settings, plan.request)
+        demands, tools = plan.opening.demands, _ToolTime(self.settings, plan.request, plan.call.redact)
         rules = demands.rules if not tools.spent else demands.without_server_tools(demands.rules)
         return self._round(plan, choice, runs_of(plan.opening.prompt), plan.request.limits, rules)
 
@@ -253,8 +253,9 @@ class Chat:
 class _ToolTime:
     """The bound on calls of the server's tools in one choice of a turn: their number and their time."""
 
-    def __init__(self, settings: ChatSettings, request: api.ChatRequest) -> None:
-        self._left, self._seconds = settings.tool_rounds, settings.tool_seconds
+    def __init__(self, settings: ChatSettings, request: api.ChatRequest, redact: Callable[[str], str] | None) -> None:
+        """`redact` is applied to what tools give, before anybody reads it."""
+        self._left, self._seconds, self._redact = settings.tool_rounds, settings.tool_seconds, redact
         if request.HasField("max_tool_calls"):
             self._left = min(self._left, request.max_tool_calls)
         self.rounds = 0
@@ -275,7 +276,8 @@ class _ToolTime:
                 output = await runner.run(call)
         except TimeoutError:
             output = ToolOutput(f"{call.recipient} took too long and was stopped.", failed=True)
-        return ToolFact(output.content, output.failed, loop.time() - began)
+        content = self._redact(output.content) if self._redact is not None else output.content
+        return ToolFact(content, output.failed, loop.time() - began)
 
     def took(self, fact: ToolFact) -> None:
         """A call was answered, now or by an earlier owner of the request."""

@@ -174,12 +174,12 @@ class Journal:
         """Let anybody take it over at once. Raises as `append_all` says."""
         await self._renew(lease, 0)
 
-    async def finish(self, lease: Lease, outcome: str = "", *, failed: bool = False, private: bool = False) -> None:
-        """It ended, well or with `outcome`; it is kept for a while, without what was noted if that is `private`. Saying
-        so twice counts once. Raises as `append_all` says."""
+    async def finish(self, lease: Lease, outcome: str = "", *, failed: bool = False) -> None:
+        """It ended, well or with `outcome`; it is kept for a while. Saying so twice counts once. Raises as
+        `append_all` says."""
         key = _key(lease.tenant, lease.work_id)
         keep_ms = int(self.limits.keep_seconds * 1000)
-        arguments = (lease.attempt, "failed" if failed else "done", outcome, keep_ms, int(private))
+        arguments = (lease.attempt, "failed" if failed else "done", outcome, keep_ms)
         async with answering("requests"):
             answer = await scripts.FINISH.run(self._client, [key, f"{key}:log"], arguments)
         if (error := _refusal(lease, answer)) is not None:

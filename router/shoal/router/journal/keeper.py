@@ -164,11 +164,11 @@ class Keeper:
             elif isinstance(error, WireError) and not isinstance(error, FINAL):
                 await recording.leave()
             else:
-                await recording.close(outcome_of(status_of(error)), failed=True, private=private)
+                await recording.close(outcome_of(status_of(error)), failed=True)
             raise
         await accepting
         if (recording := kept.recording) is not None:
-            await recording.close(private=private)
+            await recording.close()
 
     async def _accept(self, record: RequestRecord, seconds: float, reopened: Reopened | None) -> Recording | None:
         if self.recorder is None:

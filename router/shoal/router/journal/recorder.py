@@ -87,13 +87,12 @@ class Recording:
         await self.flush()
         return await self._recorder.journal.note(self.lease, name, value)
 
-    async def close(self, outcome: str = "", *, failed: bool = False, private: bool = False) -> None:
-        """The request ended; of one that is `private` no tool's result stays. Never raises: what cannot be said now is
-        told by the lease's end."""
+    async def close(self, outcome: str = "", *, failed: bool = False) -> None:
+        """The request ended. Never raises: what cannot be said now is told by the lease's end."""
         self._recorder.forget(self)
         try:
             await self._recorder.flush(self)
-            await self._recorder.journal.finish(self.lease, outcome, failed=failed, private=private)
+            await self._recorder.journal.finish(self.lease, outcome, failed=failed)
         except WireError as error:
             _log.info("journal_not_closed", work=self.lease.work_id, problem=error.reason)
 

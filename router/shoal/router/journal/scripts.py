@@ -117,7 +117,7 @@ return {'taken', attempt}
 """
 )
 
-# KEYS: request, log. ARGV: attempt, state, outcome, how long to keep it ms, 1 if what was noted is private.
+# KEYS: request, log. ARGV: attempt, state, outcome, how long to keep it ms.
 FINISH = Script(
     _FENCE
     + """
@@ -126,11 +126,6 @@ if head[2] ~= 'running' then
   return {'over'}
 end
 redis.call('HSET', KEYS[1], 'state', ARGV[2], 'outcome', ARGV[3], 'lease_until', 0)
-if ARGV[5] == '1' then
-  for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
-    if string.sub(name, 1, 5) == 'note:' then redis.call('HDEL', KEYS[1], name) end
-  end
-end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return {'finished'}

@@ -151,7 +151,7 @@ class Background:
         try:
             async with asyncio.timeout(self._max_seconds), contextlib.aclosing(run.events()) as events:
                 async for event in events:
-                    _tell(writer, [event])
+                    _tell(run, writer, [event])
                     if event["type"] == "response.in_progress":
                         await run.save()
         except TakenOverError:
@@ -163,7 +163,7 @@ class Background:
                 last = run.answer.cancel()
                 with contextlib.suppress(SessionsAwayError):
                     await run.save()
-                    _tell(writer, last)
+                    _tell(run, writer, last)
         except Exception as error:
             _log.info("background_response_failed", response=run.response_id, problem=type(error).__name__)
             await self._fail(run, error, writer)
@@ -186,7 +186,7 @@ class Background:
     async def _fail(run: Run, error: BaseException, writer: Writer | None) -> None:
         with contextlib.suppress(SessionsAwayError):
             await run.fail(error)
-            _tell(writer, run.answer.fail(problem_of(error)))
+            _tell(run, writer, run.answer.fail(problem_of(error)))
 
     async def _watch(self, run: Run, task: asyncio.Task[None] | None) -> None:
         """Say that it is being worked on, and hear when it shall stop."""
@@ -198,9 +198,9 @@ class Background:
             await asyncio.sleep(WATCH_SECONDS)
 
 
-def _tell(writer: Writer | None, events: Iterable[Event]) -> None:
+def _tell(run: Run, writer: Writer | None, events: Iterable[Event]) -> None:
     for event in events if writer is not None else ():
-        writer.put(to_event(event, event["type"]))  # type: ignore[union-attr]  # there is one
+        writer.put(to_event(run.kept_event(event), event["type"]))  # type: ignore[union-attr]  # there is one
 
 
 _LAST = tuple(f"event: response.{status}".encode() for status in ("completed", "failed", "incomplete"))

@@ -90,7 +90,7 @@ class Run:
                 async for told in again:
                     yield told
             return
-        instructions, previous = self.body.instructions or "", self.body.previous_response_id or None
+        instructions, previous = self._kept(self.body.instructions or ""), self.body.previous_response_id or None
         placing = self.conversations.place(self.call, self.response_id, previous, instructions, store=self.stored)
         async with self._releasing(), placing as place:
             request, places = self._request(place)
@@ -148,18 +148,28 @@ class Run:
         """Store the response as of now; `place` once it is part of its conversation."""
         body = self.body
         record = Record(
-            response=self.answer.snapshot(),
+            response=self._kept(self.answer.snapshot()),
             session_id="" if place is None else place.session_id,
             turn=-1 if place is None else place.turn,
-            instructions=body.instructions or "",
-            items=self.gate.front.protection.kept(self.call.tenant, self.items),
+            instructions=self._kept(body.instructions or ""),
+            items=self._kept(self.items),
             streamed=bool(body.background and body.stream),
-            body=body.model_dump(mode="json", by_alias=True, exclude_unset=True) if body.background else None,
+            body=self._kept(body.model_dump(mode="json", by_alias=True, exclude_unset=True))
+            if body.background
+            else None,
         )
         first = self.answer.status == "queued" or not body.background
         kept = await self.conversations.required_records().save(self.call.tenant, record, existing=not first)
         if not kept and not self.first and self.answer.status not in ("failed", "cancelled"):
             raise ResponseOverError(f"response '{self.response_id}' was deleted, or given up, while it was worked on")
+
+    def kept_event(self, event: Event) -> Event:
+        """An event as it may be stored."""
+        return {**event, "response": self._kept(event["response"])} if "response" in event else event
+
+    def _kept(self, value: Any) -> Any:
+        """As it may be stored."""
+        return self.gate.front.protection.kept(self.call.tenant, value)
 
     async def fail(self, error: BaseException) -> None:
         """Store that it failed."""
