@@ -33,8 +33,8 @@ class ProcessFleet:
         self.workers[name] = worker = await asyncio.to_thread(WorkerProcess, config)
         return worker.facts
 
-    async def stage(self, name: str, spec: GroupSpec) -> None:
-        await self._answer(self._worker(name).call("stage", spec))
+    async def stage(self, name: str, spec: GroupSpec, patient: bool) -> None:
+        await self._answer(self._worker(name).call("stage", spec, patient))
 
     async def enter(self, name: str, spec: GroupSpec, together: bool) -> EpochReport:
         call = self._answer(self._worker(name).call("reconfigure", spec, together))

@@ -42,7 +42,7 @@ class FakeFleet:
         self.specs[name] = None
         return facts(name)
 
-    async def stage(self, name: str, spec: GroupSpec) -> None:
+    async def stage(self, name: str, spec: GroupSpec, patient: bool) -> None:
         await self._act(f"stage {name}")
 
     async def enter(self, name: str, spec: GroupSpec, together: bool) -> EpochReport:

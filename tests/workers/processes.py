@@ -121,6 +121,7 @@ class Crew:
             "g0", next(_epochs), "127.0.0.1", self._store.port,
             tuple(Member(rank, f.worker_id, f.address) for rank, f in enumerate(facts)),
             placement or even_placement(facts[0].num_layers, facts[0].num_experts, len(names)),
+            tuple(worker.facts.address for worker in self.workers.values()),
         )  # fmt: skip
 
     def begin(self, spec: GroupSpec, together: bool) -> list[Future[EpochReport]]:

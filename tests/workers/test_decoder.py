@@ -8,16 +8,19 @@ import pytest
 import torch
 
 from shoal.cluster.placement import even_placement
+from shoal.kernels import target as targets
 from shoal.workers.checkpoint import open_checkpoint
+from shoal.workers.config import WorkerConfig
 from shoal.workers.engine.batch import step_ints
 from shoal.workers.engine.engine import Engine
 from shoal.workers.engine.scheduler import Work as Planned
-from shoal.workers.experts.bank import ExpertBank
+from shoal.workers.experts.bank import open_bank
 from shoal.workers.experts.exchange import LocalExchange
 from shoal.workers.experts.placement import Placement
 from shoal.workers.model.decoder import EXPERTS, SEGMENTS, STALE, WHOLE, Decoder
 from shoal.workers.model.graphs import EagerRecorder, Work, sizes_up_to
 from shoal.workers.model.moe import ExpertLayer
+from shoal.workers.model.timing import Stopwatch
 from shoal.workers.model.upload import Upload
 from tests.workers.engines import make_engine, random_tokens, run, sequence
 from tests.workers.groups import exchanges, on_ranks, run_group
@@ -87,11 +90,11 @@ def test_an_epoch_records_nothing_anew(tiny: Path, plain: list[list[int]], spare
     """All experts change hands: where they found free slots, what was recorded reads the new placement; where the slots
     themselves had to move, it is recorded again."""
     checkpoint = open_checkpoint(tiny)
-    config, cpu = checkpoint.config, torch.device("cpu")
+    config, settings = checkpoint.config, WorkerConfig(model=str(tiny), expert_spare_slots=spare_slots)
     even = even_placement(config.num_layers, config.num_experts, 2)
     other = Placement(2, tuple(tuple((1 - rank,) for (rank,) in layer) for layer in even.holders))
     engines = [make_engine(tiny, graphs=True) for _ in range(2)]
-    banks = [ExpertBank(checkpoint, cpu, spare_slots, lambda: 1 << 40) for _ in range(2)]
+    banks = [open_bank(checkpoint, targets.choose("cpu"), settings, "n", Stopwatch()) for _ in range(2)]
 
     def epoch(placement: Placement) -> list[list[int]]:
         ends = exchanges(2, placement, config.experts_per_token)

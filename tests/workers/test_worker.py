@@ -203,9 +203,9 @@ def test_a_full_worker_refuses_with_a_hint(tiny: Path) -> None:
         with connected(group.addresses[0]) as client:
             for i in range(8):
                 client.send(submit_message(f"r{i}", [1, 2, 3], max_tokens=500))
-            refused = [m.refused for m in (client.next() for _ in range(8)) if m.HasField("refused")]
-        assert refused
-        assert all(r.reason == pb.REFUSAL_REASON_OVERLOADED and r.retry_after_ms > 0 for r in refused)
+            while not (message := client.next()).HasField("refused"):
+                pass  # how many were taken, and said something, before the rest came, is the machine's affair
+        assert (pb.REFUSAL_REASON_OVERLOADED, True) == (message.refused.reason, message.refused.retry_after_ms > 0)
     finally:
         group.stop()
 

@@ -279,15 +279,15 @@ class Controller:
     async def _enter(self, group: str, spec: GroupSpec, together: bool) -> None:
         """While the epoch before is served, everybody reads first what the new one needs; else nobody waits."""
         names = [m.worker_id for m in spec.members]
-        if together and not all(await asyncio.gather(*(self._stage(group, name, spec) for name in names))):
+        if together and not all(await asyncio.gather(*(self._stage(group, name, spec, together) for name in names))):
             return
         await asyncio.gather(*(self._enter_one(group, name, spec, together) for name in names))
 
-    async def _stage(self, group: str, name: str, spec: GroupSpec) -> bool:
-        return await self._refusable(group, name, spec, self._fleet.stage(name, spec)) is not _REFUSED
+    async def _stage(self, group: str, name: str, spec: GroupSpec, patient: bool) -> bool:
+        return await self._refusable(group, name, spec, self._fleet.stage(name, spec, patient)) is not _REFUSED
 
     async def _enter_one(self, group: str, name: str, spec: GroupSpec, together: bool) -> None:
-        if not together and not await self._stage(group, name, spec):
+        if not together and not await self._stage(group, name, spec, False):
             return
         report = await self._refusable(group, name, spec, self._fleet.enter(name, spec, together))
         if report is not _REFUSED:

@@ -36,8 +36,8 @@ class Fleet(Protocol):
     async def hire(self, group: str, name: str) -> WorkerFacts:
         """Get a place, start the process and let it prepare."""
 
-    async def stage(self, name: str, spec: GroupSpec) -> None:
-        """Let it read what the epoch will want, while it serves."""
+    async def stage(self, name: str, spec: GroupSpec, patient: bool) -> None:
+        """Let it get the experts that the epoch will want, while it serves. `patient`: nobody waits for that."""
 
     async def enter(self, name: str, spec: GroupSpec, together: bool) -> EpochReport:
         """Let it change epoch. The obstacle is HUNG when it does not answer."""

@@ -328,7 +328,8 @@ def _next_spec(state: GroupState, names: list[str]) -> GroupSpec:
         placement = moved_placement(state.spec.placement, [ranks.get(name) for name in names])
     else:
         placement = even_placement(layers, experts, len(names))
-    return GroupSpec(state.group, state.epoch + 1, state.policy.store_host, 0, members, placement)
+    givers = [h.facts.address for h in state.at(Stage.MEMBER, Stage.LEAVING) if h.facts is not None]
+    return GroupSpec(state.group, state.epoch + 1, state.policy.store_host, 0, members, placement, tuple(givers))
 
 
 # -- small things -----------------------------------------------------------------------------------------------------

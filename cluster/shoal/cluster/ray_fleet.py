@@ -91,9 +91,9 @@ class RayFleet:
         facts: WorkerFacts = await self._call(actor.prepare.remote())
         return facts
 
-    async def stage(self, name: str, spec: GroupSpec) -> None:
+    async def stage(self, name: str, spec: GroupSpec, patient: bool) -> None:
         """Takes as long as reading takes."""
-        await self._call((await self._actor(name)).stage.remote(spec))
+        await self._call((await self._actor(name)).stage.remote(spec, patient))
 
     async def enter(self, name: str, spec: GroupSpec, together: bool) -> EpochReport:
         """Everything was read before, so that a worker which does not answer soon hangs."""

@@ -31,9 +31,9 @@ class WorkerActor:
         """Load what every rank holds and listen. Raises CheckpointError for a bad checkpoint."""
         return self._worker.prepare()
 
-    def stage(self, spec: GroupSpec) -> int:
-        """Read what the epoch will want while the one before is served; how many experts. Raises NoRoomError."""
-        return self._worker.stage(spec)
+    def stage(self, spec: GroupSpec, patient: bool = True) -> int:
+        """Get what the epoch will want while the one before is served; how many experts. Raises NoRoomError."""
+        return self._worker.stage(spec, patient)
 
     def reconfigure(self, spec: GroupSpec, together: bool) -> EpochReport:
         """Serve the epoch. Raises ExchangeError without a peer, UnfitError for wrong logits."""

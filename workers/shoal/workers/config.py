@@ -68,6 +68,9 @@ class WorkerConfig:
     expert_spare_slots: int = 0
     """Slots per layer kept free for experts of a rank that dies or of a changed placement; without them that takes new
     memory."""
+    peer_copies: str = "auto"
+    """Where experts that changed hands come from: "auto" measures whether peers or the checkpoint are faster, "always"
+    takes a peer that has them, "never" asks peers only when the checkpoint cannot be read."""
     canary_period: float = 60.0
     """Repeat the self-test this often while serving; 0: never."""
     epoch_patience: float = 30.0
@@ -117,5 +120,7 @@ class WorkerConfig:
             raise ConfigError(f"worker.kv_tokens ({self.kv_tokens}) must hold a block of {self.block_size}")
         if self.graphs not in ("auto", "on", "off"):
             raise ConfigError(f'worker.graphs must be "auto", "on" or "off", not {self.graphs!r}')
+        if self.peer_copies not in ("auto", "always", "never"):
+            raise ConfigError(f'worker.peer_copies must be "auto", "always" or "never", not {self.peer_copies!r}')
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ConfigError(f'worker.device must be "auto", "cpu", "cuda" or "cuda:N", not {self.device!r}')

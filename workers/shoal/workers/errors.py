@@ -9,6 +9,7 @@ WorkerError
 ├── ConstraintError    a constraint leaves no token to choose, or costs more than it may
 ├── ExchangeError      a rank died, hung, or sent what was not agreed; the step never happened
 ├── StaleEpochError    a newer epoch was seen: whoever asks for this one is late
+├── PeerError          a peer did not give an expert as it is
 ├── NoRoomError        the experts asked for do not fit into this worker's memory
 └── UnfitError         the self-test gave other logits than it must
 """
@@ -50,6 +51,10 @@ class ExchangeError(WorkerError):
 
 class StaleEpochError(WorkerError):
     """A newer epoch was asked for already."""
+
+
+class PeerError(WorkerError):
+    """A peer that was asked for experts did not give them, or not as they are."""
 
 
 class NoRoomError(WorkerError):

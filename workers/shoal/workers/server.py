@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from shoal.proto.v1 import watch_pb2, watch_pb2_grpc, worker_pb2_grpc
+from shoal.proto.v1 import experts_pb2_grpc, watch_pb2, watch_pb2_grpc, worker_pb2_grpc
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.wire.credentials import add_port, join_address
@@ -29,6 +29,7 @@ from shoal.wire.tls import TlsConfig, internal_server
 from shoal.workers.compiling import Compiling
 from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.errors import NotReadyError, OverloadedError, RequestError, StaleAttemptError, WorkerError
+from shoal.workers.experts.copying import Giver
 from shoal.workers.ports import first_free
 
 log = structlog.get_logger()
@@ -84,9 +85,16 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, watch_pb2_grpc.WorkerW
     """Serves `Service` over gRPC on its own thread."""
 
     def __init__(
-        self, service: Service, host: str, ports: Sequence[int], outbox_limit: int, tls: TlsConfig | None = None
+        self,
+        service: Service,
+        host: str,
+        ports: Sequence[int],
+        outbox_limit: int,
+        tls: TlsConfig | None = None,
+        giver: Giver | None = None,
     ) -> None:
-        """Takes the first of `ports` that is free, 0 is any; in the clear without `tls`."""
+        """Takes the first of `ports` that is free, 0 is any; in the clear without `tls`. Peers are given experts."""
+        self._giver = giver
         self._tls = tls or TlsConfig()
         self._service = service
         self._host, self._ports = host, ports
@@ -111,6 +119,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, watch_pb2_grpc.WorkerW
             asyncio.run_coroutine_threadsafe(self._server.stop(0.5), self._loop).result(timeout=30)
             self._server = None
         self._compilers.shutdown(wait=False, cancel_futures=True)
+        if self._giver is not None:
+            self._giver.close()
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)
@@ -155,6 +165,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, watch_pb2_grpc.WorkerW
         server = self._server = grpc.aio.server(options=server_options())
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, server)
         watch_pb2_grpc.add_WorkerWatchServiceServicer_to_server(self, server)
+        if self._giver is not None:
+            experts_pb2_grpc.add_ExpertServiceServicer_to_server(self._giver, server)
         credentials = internal_server(self._tls)
         port = first_free(self._ports, lambda port: add_port(server, self._host, port, credentials))
         await self._server.start()

@@ -34,11 +34,11 @@ from shoal.workers.constraint.cursor import Cursor
 from shoal.workers.engine.engine import Engine
 from shoal.workers.errors import NotReadyError, StaleEpochError
 from shoal.workers.experts.alarm import Alarm
-from shoal.workers.experts.bank import ExpertBank, Staged
+from shoal.workers.experts.bank import ExpertBank, Staged, open_bank
 from shoal.workers.experts.connect import connect_exchange
+from shoal.workers.experts.copying import Giver
 from shoal.workers.experts.faults import Fault, Faults, require
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
-from shoal.workers.experts.memory import free_bytes
 from shoal.workers.loop import EngineLoop, State
 from shoal.workers.messages import sequence_from
 from shoal.workers.metrics import MetricsServer, Readings
@@ -66,7 +66,8 @@ class Worker:
         self._target = targets.choose(config.device, int8=config.int8_activations)
         self._alarm = Alarm(config.tls)
         ports = candidates(config.port, config.first_port)
-        self._server = WorkerServer(self, config.host, ports, config.outbox_limit, config.tls)
+        giver = Giver(lambda: self._bank)
+        self._server = WorkerServer(self, config.host, ports, config.outbox_limit, config.tls, giver)
         self._traced = TracedPost(self._server, Tracing.of("shoal-worker"), config.worker_id)
         self._metrics: MetricsServer | None = None
         self._welcome = pb.Welcome(worker_id=config.worker_id, group=config.group, protocol=1)
@@ -82,7 +83,7 @@ class Worker:
         self._entering_epoch = 0
         self._faults = Faults()
         self._start = Stopwatch()  # until the first epoch is served, then stopped
-        self._read_ahead = (0, 0)  # experts and their bytes, since the last epoch
+        self._read_ahead = (0, 0, 0)  # experts, those of them that peers gave, bytes read; since the last epoch
         self._constraints: ConstraintCompiler | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -110,10 +111,8 @@ class Worker:
         model, max_context = self._engine.model, self._engine.limits.max_context
         warming.join()
         self._checkpoint = checkpoint
-        self._bank = ExpertBank(
-            checkpoint, device, config.expert_spare_slots, lambda: free_bytes(device), int8=self._target.int8,
-            watch=self._start,
-        )  # fmt: skip
+        numerics_id = self._numerics_id(checkpoint)
+        self._bank = open_bank(checkpoint, self._target, config, numerics_id, self._start)
         self._self_test = SelfTest(model, golden.find(checkpoint, config.golden))
         self._loop = EngineLoop(
             self._engine, self._alarm, self._traced, self._canary, config.canary_period, config.epoch_patience
@@ -122,7 +121,6 @@ class Worker:
         self._loop.start()
         if config.metrics_port >= 0:
             self._metrics = MetricsServer(self._readings(), config.metrics_host, config.metrics_port)
-        numerics_id = self._numerics_id(checkpoint)
         self._welcome.MergeFrom(
             pb.Welcome(
                 numerics_id=numerics_id,
@@ -153,8 +151,8 @@ class Worker:
         )
         return self._facts
 
-    def stage(self, spec: GroupSpec) -> int:
-        """Read the experts that `spec` gives this rank, while it serves on; how many were read.
+    def stage(self, spec: GroupSpec, patient: bool = True) -> int:
+        """Get the experts that `spec` gives this rank, while it serves on; how many it lacked. `patient`: nobody waits.
 
         Raises NoRoomError, CheckpointError, StaleEpochError.
         """
@@ -162,9 +160,9 @@ class Worker:
         with self._changing:
             assert self._checkpoint is not None, "not prepared"
             before = self._checkpoint.bytes_read
-            loaded = self._stage(spec).loaded
-            self._read_ahead = (loaded, self._checkpoint.bytes_read - before)
-            return loaded
+            staged = self._stage(spec, patient)
+            self._read_ahead = (staged.loaded, staged.copied, self._checkpoint.bytes_read - before)
+            return staged.loaded
 
     def reconfigure(self, spec: GroupSpec, together: bool) -> EpochReport:
         """Serve `spec` from now on, with every weight, KV block and sequence that this rank has.
@@ -181,7 +179,7 @@ class Worker:
             if self._checkpoint is None or self._engine is None or self._loop is None or self._bank is None:
                 raise NotReadyError("prepare() comes before reconfigure()")
             read_before = self._checkpoint.bytes_read
-            staged = self._stage(spec)
+            staged = self._stage(spec, patient=False)
             self._loop.pause(together, self.config.collective_timeout + 5.0)
             if self._loop.state is State.ENDED:
                 raise NotReadyError(f"the engine has ended: {self._loop.why}")
@@ -189,17 +187,20 @@ class Worker:
             self._enter(spec, staged)
             self._loop.resume(spec.epoch)
             end = time.monotonic()
-            (ahead, bytes_ahead), self._read_ahead = self._read_ahead, (0, 0)
+            (ahead, copied_ahead, bytes_ahead), self._read_ahead = self._read_ahead, (0, 0, 0)
             report = EpochReport(
                 rank=spec.rank_of(self.config.worker_id),
                 experts_held=staged.held,
                 experts_loaded=staged.loaded + ahead,
+                experts_copied=staged.copied + copied_ahead,
                 bytes_read=self._checkpoint.bytes_read - read_before + bytes_ahead,
                 pause=end - paused,
                 seconds=end - begin,
             )
-            log.info("new epoch", worker=self.config.worker_id, epoch=spec.epoch, ep_size=spec.size,
-                     rank=report.rank, loaded=report.experts_loaded, pause=round(report.pause, 4))  # fmt: skip
+            log.info(
+                "new epoch", worker=self.config.worker_id, epoch=spec.epoch, ep_size=spec.size, rank=report.rank,
+                loaded=report.experts_loaded, copied=report.experts_copied, pause=round(report.pause, 4),
+            )  # fmt: skip
             return report
 
     def describe(self) -> tuple[WorkerFacts | None, GroupSpec | None, int]:
@@ -329,11 +330,12 @@ class Worker:
         if entering:
             self._entering_epoch = spec.epoch
 
-    def _stage(self, spec: GroupSpec) -> Staged:
-        if self._bank is None:
+    def _stage(self, spec: GroupSpec, patient: bool) -> Staged:
+        if self._bank is None or self._facts is None:
             raise NotReadyError("prepare() comes before stage()")
-        rank = spec.rank_of(self.config.worker_id)
-        return self._bank.stage([spec.placement.experts_of(layer, rank) for layer in range(spec.placement.num_layers)])
+        rank, sources = spec.rank_of(self.config.worker_id), [a for a in spec.sources if a != self._facts.address]
+        wanted = [spec.placement.experts_of(layer, rank) for layer in range(spec.placement.num_layers)]
+        return self._bank.stage(wanted, sources, patient)
 
     def _enter(self, spec: GroupSpec, staged: Staged) -> None:
         """Change epoch while the loop rests. Raises ExchangeError, UnfitError; the loop then rests on."""

@@ -30,6 +30,8 @@ class GroupSpec:
     store_port: int
     members: tuple[Member, ...]
     placement: Placement
+    sources: tuple[str, ...] = ()
+    """Addresses of workers that may give experts: those of the epoch before, whether they stay or not."""
 
     def __post_init__(self) -> None:
         assert [m.rank for m in self.members] == list(range(len(self.members))), f"ranks not 0..N-1: {self.members}"
@@ -69,9 +71,11 @@ class EpochReport:
     experts_held: int
     """Over all layers."""
     experts_loaded: int
-    """Of those, read from the checkpoint for this epoch."""
+    """Of those, brought into memory for this epoch."""
     bytes_read: int
     pause: float
     """Seconds for which this rank computed nothing."""
     seconds: float
     """All of it."""
+    experts_copied: int = 0
+    """Of those brought into memory, those that peers gave; the others were read from the checkpoint."""

@@ -6,6 +6,7 @@ reads them fastest. Experts are stacked in slots.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from shoal.kernels import dense, moe_matmul
 from shoal.kernels.attention_block import BlockWeights
-from shoal.kernels.mxfp4 import ExpertWeights
+from shoal.kernels.mxfp4 import GROUP, ExpertWeights
 from shoal.workers.checkpoint.source import WeightSource
 from shoal.workers.model.config import ModelConfig
 from shoal.workers.model.timing import Stopwatch
@@ -46,6 +47,15 @@ class LayerExperts:
     ids: tuple[int, ...]
     gate_up: moe_matmul.Weights  # [slots, 2I, H], gate and up rows interleaved
     down: moe_matmul.Weights  # [slots, H, I]
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """Every tensor, [slots, ...] each: one slot of all of them is one expert."""
+        return tuple(tensor for w in (self.gate_up, self.down) for tensor in (w.blocks, w.scales, w.bias))
+
+    def empty(self, slots: int) -> LayerExperts:
+        """As many free slots of the same kind."""
+        return LayerExperts((FREE,) * slots, slots_like(self.gate_up, slots), slots_like(self.down, slots))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +184,23 @@ def put(into: moe_matmul.Weights, slots: Iterable[int], experts: moe_matmul.Weig
         into.blocks[slot].copy_(experts.blocks[i])
         into.scales[slot].copy_(experts.scales[i])
         into.bias[slot].copy_(experts.bias[i])
+
+
+def sample_expert(config: ModelConfig, device: torch.device, *, int8: bool = False) -> LayerExperts:
+    """One made-up expert in one slot, laid out as `load_experts` does it: two workers whose samples have the same bytes
+    can use each other's experts."""
+
+    def pattern(*shape: int) -> Tensor:
+        return torch.arange(math.prod(shape), device=device).remainder(251).to(torch.uint8).view(1, *shape)
+
+    def projection(rows: int, columns: int) -> moe_matmul.Weights:
+        groups = columns // GROUP
+        bias = pattern(rows).to(torch.bfloat16)
+        parts = pattern(rows, groups, GROUP // 2), pattern(rows, groups), bias
+        return moe_matmul.prepare(ExpertWeights(*parts), int8=int8)
+
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return LayerExperts((FREE,), projection(2 * inner, hidden), projection(hidden, inner))
 
 
 def expert_bytes(config: ModelConfig) -> int:
