@@ -34,6 +34,27 @@ def test_every_metric_that_is_asked_for_is_in_the_scrape_of_the_cluster(seen: di
     assert "shoal_router_output_tokens_total 0.0" not in seen["scrape"]
 
 
+def test_the_scrape_tells_what_really_happened(seen: dict[str, Any]) -> None:
+    """The parts of a step, bytes that ranks sent each other and their wait, loads: none of them is only a name."""
+    samples = [line for line in seen["scrape"].splitlines() if not line.startswith("#")]
+
+    def total(name: str, label: str = "") -> float:
+        return sum(float(line.rpartition(" ")[2]) for line in samples if line.startswith(name) and label in line)
+
+    for phase in ("schedule", "attention", "exchange", "experts", "sampling"):
+        assert total("shoal_worker_step_seconds_total{", f'phase="{phase}"') > 0, phase
+    for name in ("exchange_sent_bytes", "exchange_wait_seconds", "expert_tokens", "generated_tokens", "steps"):
+        assert total(f"shoal_worker_{name}_total{{") > 0, name
+    assert 1 == total("gen_ai_server_time_to_first_token_seconds_count")
+
+
+def test_a_trace_goes_through_router_and_worker_to_the_steps(seen: dict[str, Any]) -> None:
+    """To the collector that the chart names: one span below the other, and an event for each step with a token."""
+    router, worker = seen["trace"]["shoal-router"], seen["trace"]["shoal-worker"]
+    assert router["span"] == worker["parent"]
+    assert {"step"} == set(worker["events"])
+
+
 def test_the_controller_follows_the_desired_size(seen: dict[str, Any]) -> None:
     """What `helm upgrade` writes scales the running cluster, and it answers on."""
     assert 0 == seen["chat_after_scaling"]

@@ -9,6 +9,7 @@ line, a JSON object of what it saw.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import subprocess
@@ -30,6 +31,7 @@ from tests.e2e.rendered import (
     scrape,
     until,
 )
+from tests.wire.collector import collecting
 
 
 def values(model: str) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def values(model: str) -> dict[str, Any]:
         "router": {"replicas": 1, "drainSeconds": 5, "lameDuckSeconds": 1},
         "config": {"worker": {"kv_tokens": 4096}},
         "redis": {"existingSecret": "redis"},
+        "tracing": {"endpoint": "http://127.0.0.1:4317"},
     }  # fmt: skip
 
 
@@ -56,7 +59,7 @@ def walk(root: Path, checkpoint: Path) -> dict[str, Any]:
     [router] = the(place.manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     [chat] = the(place.manifests, "Pod", "-chat")["spec"]["containers"]
     seen: dict[str, Any] = {}
-    with pods(place) as running:
+    with collecting(4317) as collector, pods(place) as running:
         running.start("redis", place.command(redis), place.environment(redis))
         until("redis is ready", lambda: holds(place, redis, "readinessProbe") and holds(place, redis, "livenessProbe"))
 
@@ -83,6 +86,12 @@ def walk(root: Path, checkpoint: Path) -> dict[str, Any]:
         say(done.stdout + done.stderr)
         seen["helm_test"] = done.returncode
         seen["scrape"] = scrape(9464, 21000, 21001)
+        # Workers send their spans every few seconds.
+        until("a trace has arrived", lambda: any(len(collector.of(span.trace)) == 2 for span in collector.spans))
+        [seen["trace"]] = [
+            {service: dataclasses.asdict(span) for service, span in collector.of(trace).items()}
+            for trace in {span.trace for span in collector.spans} if len(collector.of(trace)) == 2
+        ]  # fmt: skip
 
         # What `helm upgrade --set expertParallel.size=1` changes in the file that the controller watches.
         place.desired.write_text("ep_size = 1\ngroups = 1\n")
