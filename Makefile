@@ -47,7 +47,7 @@ lock: $(READY) ## Resolve pyproject.toml into requirements/*.lock again
 bench-balance: $(READY) ## Compare the placement of experts with DeepSeek's EPLB: EPLB=path/of/eplb.py
 	@$(BIN)/python -m tests.bench.balance --eplb "$(EPLB)"
 
-bench: bench-one-token bench-engine bench-harmony bench-sessions bench-nano ## Run every benchmark; records go to tests/bench/results/
+bench: bench-one-token bench-engine bench-harmony bench-sessions bench-redaction bench-nano ## Run every benchmark; records go to tests/bench/results/
 
 bench-one-token: $(READY) ## Compare the thin path with transformers, the exchange with gloo, the router with a bare stream
 	@$(BIN)/python -m tests.bench.one_token $(ARGS)
@@ -75,6 +75,9 @@ chaos: $(READY) ## The long chaos runs: workers, routers and Redis are killed un
 bench-sessions: $(READY) ## Cost of sessions in Redis, and what sessions, journal, auth and quota add to a router's latency
 	@$(BIN)/python -m tests.bench.sessions $(ARGS)
 
+bench-redaction: $(READY) ## Cost of redaction in streams, and how much of a labelled corpus it finds
+	@$(BIN)/python -m tests.bench.redaction
+
 gpu: $(READY) ## Check and time the Triton kernels, then the whole model at full size; needs a machine with CUDA
 	@failed=0; $(BIN)/python tests/gpu/run.py --out tests/bench/results/gpu-kernels.json $(ARGS) || failed=1; \
 		$(BIN)/python tests/gpu/model.py --out tests/bench/results/gpu-model.json || failed=1; exit $$failed
@@ -92,4 +95,4 @@ clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock bench bench-nano bench-one-token bench-engine bench-harmony bench-balance bench-load soak chaos bench-sessions gpu chart clean
+.PHONY: help setup demo serve test check proto lock bench bench-nano bench-one-token bench-engine bench-harmony bench-balance bench-load soak chaos bench-sessions bench-redaction gpu chart clean

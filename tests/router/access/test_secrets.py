@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
+from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.audit.config import AuditConfig
 from shoal.router.config import RouterConfig
@@ -59,3 +61,20 @@ def test_a_wrong_setting_does_not_show_a_password() -> None:
         RouterConfig("m", redis_url="mysql://user:canary@host")
     assert "canary" not in str(caught.value)
     assert "canary" not in repr(caught.value)
+
+
+def test_no_secret_is_among_a_process_s_arguments(redis_server: EmbeddedRedis) -> None:
+    """Everybody on a machine reads those: our own Redis has its password in a file."""
+    password = urlsplit(redis_server.url).password or ""
+    assert len(password) > 20
+    seen = [_arguments(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+
+    assert any(str(redis_server.directory) in line for line in seen)
+    assert not [line for line in seen if password in line]
+
+
+def _arguments(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:  # it ended meanwhile
+        return ""
