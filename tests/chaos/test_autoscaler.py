@@ -16,7 +16,7 @@ from tests.chaos.town import Town, town
 from tests.chaos.workers import Storm, under_load
 
 QUICK = AutoscalePolicy(
-    enabled=True, most=2, queue_seconds=0.1, first_token_seconds=60.0, up_after=1.0, down_after=1.0, rest=1.0
+    enabled=True, most=2, queue_seconds=0.02, first_token_seconds=60.0, up_after=1.0, down_after=1.0, rest=1.0
 )
 
 
@@ -28,7 +28,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def test_load_brings_a_group_and_its_end_takes_it_away(tiny_model: Path, redis_url: str) -> None:
-    """Six streams on a worker that runs two at once: a second group comes and serves. One stream alone: it goes, and
+    """Twelve streams on a worker that runs two at once: a second group comes and serves. One stream alone: it goes, and
     that stream goes on. No request fails, and every token is as undisturbed."""
     async with town(tiny_model, redis_url, ep_size=1, max_batch_size=2) as t:
         registry, desired = RedisRegistry(redis_url), Desired(1, 1)
@@ -42,7 +42,7 @@ async def test_load_brings_a_group_and_its_end_takes_it_away(tiny_model: Path, r
         scaler = Autoscaler(QUICK, t.controller, registry, lambda: desired, want)
         looking = asyncio.create_task(scaler.run())
         try:
-            (await under_load(t, 6, 32, lambda storm: until(lambda: served(t) == 2))).check()
+            (await under_load(t, 12, 64, lambda storm: until(lambda: served(t) == 2))).check()
             busy = await registry.autoscale()
             assert busy is not None
             assert (1, 2) == (busy.before, busy.after)
