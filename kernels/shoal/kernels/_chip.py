@@ -12,6 +12,7 @@ import torch
 class Chip:
     multiprocessors: int
     shared_bytes: int  # that one program may use
+    one_tile: bool = False  # whether its matrix instructions sum in an order that depends on the tile (AMD)
 
     def room(self, programs: int) -> int:
         """Shared memory for each of `programs` on one multiprocessor; every one costs a kibibyte besides."""
@@ -30,4 +31,4 @@ def chip_of(device: torch.device) -> Chip:
 
     index = torch.cuda.current_device() if device.index is None else device.index
     properties = driver.active.utils.get_device_properties(index)
-    return Chip(properties["multiprocessor_count"], properties["max_shared_mem"])
+    return Chip(properties["multiprocessor_count"], properties["max_shared_mem"], torch.version.hip is not None)

@@ -49,10 +49,13 @@ class Tiling:
 _WIDE = Tiling(weights=128, live=128, tokens=256, k=64, warps=8, stages=4)
 _SQUARE = Tiling(weights=128, live=128, tokens=128, k=64, warps=8, stages=4)
 _LONG = Tiling(weights=64, live=64, tokens=128, k=64, warps=4, stages=4)
+_ONE = Tiling(weights=64, live=64, tokens=64, k=64, warps=4, stages=2)
 
 
 def tiling(rows: int, n: int, chip: Chip) -> Tiling:
     """The tile for `rows` tokens and `n` weight rows."""
+    if chip.one_tile:
+        return replace(_ONE, live=_narrow(16, n, chip).live if rows <= 64 else _ONE.live)
     if rows <= 64:
         return _narrow(max(16, triton.next_power_of_2(rows)), n, chip)
     wide, square = _deep(_WIDE, 1, chip), _deep(_SQUARE, 2, chip)

@@ -37,7 +37,8 @@ def norm_linear(
 ) -> tuple[Tensor, Tensor]:
     tokens, k = x.shape
     n = weight.shape[0]
-    if rows is not None or n > _SHORT or tokens > _FEW:
+    chip = chip_of(x.device)
+    if rows is not None or n > _SHORT or tokens > _FEW or chip.one_tile:
         normed = _norm.rms_norm(x, norm, eps, rows)
         return normed, _dense.linear(normed, weight, bias, out_dtype)
     normed, out = torch.empty_like(x), torch.empty(tokens, n, dtype=out_dtype, device=x.device)
@@ -64,7 +65,7 @@ def norm_linear(
             TILE_N=_TILE_N,
             TILE_K=_TILE_K,
             num_warps=4,
-            num_stages=max(2, min(5, chip_of(x.device).room(2) // stage_bytes)),
+            num_stages=max(2, min(5, chip.room(2) // stage_bytes)),
             **ROUND_EACH,
         )
     return normed, out
