@@ -59,8 +59,7 @@ def tiling(rows: int, n: int, chip: Chip) -> Tiling:
     if rows <= 64:
         return _narrow(max(16, triton.next_power_of_2(rows)), n, chip)
     wide, square = _deep(_WIDE, 1, chip), _deep(_SQUARE, 2, chip)
-    # A chip without room for all stages of a wide tile keeps operands in registers, which would overflow.
-    if wide.programs(rows, n) >= chip.multiprocessors and wide.stages == _WIDE.stages:
+    if chip.from_memory and wide.programs(rows, n) >= chip.multiprocessors:
         return wide
     return square if square.programs(rows, n) >= chip.multiprocessors else _deep(_LONG, 2, chip)
 
@@ -76,8 +75,10 @@ def _narrow(tokens: int, n: int, chip: Chip) -> Tiling:
 
 
 def _deep(tile: Tiling, programs: int, chip: Chip) -> Tiling:
-    """`tile` with at most as many stages as `programs` on one multiprocessor have room for."""
-    return replace(tile, stages=max(2, min(tile.stages, chip.room(programs) // tile.stage_bytes)))
+    """`tile` with at most as many stages as `programs` on one multiprocessor have room for, and with twice the warps,
+    and so the registers, where operands need some."""
+    stages = max(2, min(tile.stages, chip.room(programs) // tile.stage_bytes))
+    return replace(tile, stages=stages, warps=tile.warps if chip.from_memory else 8)
 
 
 def linear(

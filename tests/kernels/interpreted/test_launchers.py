@@ -10,14 +10,18 @@ from shoal.kernels import (
     _dense,
     _moe_matmul,
     _norm,
+    _norm_linear,
     _rope,
     _routing,
+    _sampling,
     attention,
     dense,
     moe_matmul,
     norm,
+    norm_linear,
     rope,
     routing,
+    sampling,
     target,
 )
 from tests.kernels.cases import Cases
@@ -36,6 +40,7 @@ def test_launchers_that_return_a_result() -> None:
     gates = {"limit": 7.0, "alpha": 1.702}
     k_cache, v_cache, batch = cases.sequences([(1, 9), (2, 2)])
     q, sinks = cases.normal(3, 4, 64), cases.normal(4)
+    wanted, how = torch.tensor([5, 0]), torch.tensor([sampling.settings(1.0, 0.4, 9, 0.8)] * 6)
     pairs = [
         (_moe_matmul.gate_up(x, rows, offsets, w, **gates), moe_matmul.gate_up(x, rows, offsets, w, **gates)),
         (_moe_matmul.down(x[:5], offsets, w), moe_matmul.down(x[:5], offsets, w)),
@@ -45,6 +50,21 @@ def test_launchers_that_return_a_result() -> None:
         (
             _attention.attention(q, k_cache, v_cache, batch, sinks, 5, 0.1),
             attention.attention(q, k_cache, v_cache, batch, sinks, 5, 0.1),
+        ),
+        (
+            _dense.linear(x, weight, None, None, x[:, :9].contiguous()),
+            dense.linear(x, weight, None, residual=x[:, :9].contiguous()),
+        ),
+        (_norm.rms_norm(x, weight[0], 1e-5, wanted), norm.rms_norm(x, weight[0], 1e-5, wanted)),
+        *zip(
+            _norm_linear.norm_linear(x, weight[0], 1e-5, weight, None, torch.bfloat16, wanted),
+            norm_linear.norm_linear(x, weight[0], 1e-5, weight, None, torch.bfloat16, wanted),
+            strict=True,
+        ),
+        *zip(
+            _sampling.sample(x, how, None, top_k=True, top_p=True, logprobs=2),
+            sampling.sample(x, how, top_k=True, top_p=True, logprobs=2),
+            strict=True,
         ),
         *zip(_routing.route(x, 4), routing.route(x, 4), strict=True),
         *zip(_routing.sort_by_expert(rows, 6), routing.sort_by_expert(rows, 6, count=5), strict=True),
