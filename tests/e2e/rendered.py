@@ -113,9 +113,12 @@ class Pods:
 
         Whether it ended by itself."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            below = psutil.Process(process.pid).children(recursive=True)
+            first = psutil.Process(process.pid)
+            below = first.children(recursive=True)
+            if first.name() == "unshare":
+                [first] = first.children()
             if seconds:
-                process.terminate()
+                first.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(seconds)
             by_itself = process.poll() is not None

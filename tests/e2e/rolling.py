@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import subprocess
 import sys
 import threading
@@ -184,9 +185,10 @@ class Cluster:
         [container] = self.template("head")["containers"]
         environment = place.environment(container, **by_kuberay(place, self.ray))
         start = [*kuberay(True, self.ray["headGroupSpec"]), f"--redis-password={PASSWORD}"]
-        self.running.start("head", start, environment)
         hook = [place.here(word) for word in container["lifecycle"]["postStart"]["exec"]["command"]]
-        self.running.start("hook", hook, environment)
+        # A head that saw processes of another Ray would not start, so this pod sees its own alone.
+        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "/bin/sh", "-c"]
+        self.running.start("head", [*alone, f"{shlex.join(hook)}; exec {shlex.join(start)}"], environment)
         until("the head is alive", lambda: holds(place, container, "livenessProbe"))
 
     def worker(self, number: int) -> None:
@@ -245,7 +247,6 @@ def roll(cluster: Cluster, load: Load) -> None:
         until("all workers are ready", lambda: all(cluster.ready(name) for name in live))
     say(f"the head goes after {load.streams} streams")
     cluster.end("head")
-    cluster.running.end(cluster.running.running.pop("hook"))
     cluster.head()
     # The controller is back when it does what is wanted: one rank is enough from now on.
     cluster.place("head", 1).desired.write_text("ep_size = 1\ngroups = 1\n")
