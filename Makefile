@@ -79,7 +79,7 @@ bench-redaction: $(READY) ## Cost of redaction in streams, and how much of a lab
 	@$(BIN)/python -m tests.bench.redaction
 
 gpu: $(READY) ## Check and time the Triton kernels, then the whole model at full size; needs a machine with CUDA
-	@failed=0; $(BIN)/python tests/gpu/run.py --out tests/bench/results/gpu-kernels.json $(ARGS) || failed=1; \
+	@failed=0; $(BIN)/python tests/gpu/run.py --out tests/bench/results $(ARGS) || failed=1; \
 		$(BIN)/python tests/gpu/model.py --out tests/bench/results/gpu-model.json || failed=1; exit $$failed
 
 bench-harmony: $(READY) ## Compare rendering and parsing with openai-harmony, and measure constraints

@@ -1,8 +1,9 @@
-"""Check every Triton kernel as compiled for this machine's GPU, and time the experts of gpt-oss-20b.
+"""Check every Triton kernel as compiled for this machine's GPU, and time it at the shapes of gpt-oss.
 
-    python tests/gpu/run.py --out gpu-kernels.json      (a machine with CUDA, torch and triton; a few minutes)
+    python tests/gpu/run.py --out tests/bench/results      (a machine with CUDA, torch and triton; under ten minutes)
 
-Writes one JSON record, whatever fails, and exits with 1 if a check failed. `--interpret` runs the checks small, on the
+Writes the records `gpu-kernels` (checks; attention and dense layers) and `gpu-moe` (experts) after each part, whatever
+fails or however little time is left, and exits with 1 if a check failed. `--interpret` runs the checks small, on the
 CPU, in Triton's interpreter: that shows that the script itself is sound.
 """
 
@@ -28,15 +29,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import torch  # noqa: E402  the two lines above decide what the imports below find
 import triton  # noqa: E402  as above
-import triton.testing  # noqa: E402  as above
 
-from shoal.kernels import _moe_matmul, _routing  # noqa: E402  as above
-from tests.gpu import checks  # noqa: E402  as above
-from tests.kernels.cases import Cases  # noqa: E402  as above
+if "--interpret" in sys.argv:
+    from tests.kernels import ordered_dot
 
-HIDDEN, EXPERTS, TOP_K = 2880, 32, 4
-BATCHES = (1, 4, 16, 64, 256, 2048)
-EXPERT_BYTES = HIDDEN * HIDDEN * 3 * 17 // 32  # gate, up and down: 16 bytes and a scale for every 32 weights
+    ordered_dot.install()
+
+from tests.gpu import checks, moe_checks, moe_timing  # noqa: E402  as above
+
+PARTS = {"experts": moe_checks.ALL, "rows": checks.ALL}
+TIMED = {"gpu-moe": [moe_timing.rows]}
 
 
 def run_checks(device: str) -> list[dict[str, Any]]:
@@ -44,7 +46,7 @@ def run_checks(device: str) -> list[dict[str, Any]]:
     results, large = [], device == "cuda"
     for dtype in (torch.bfloat16,) if large else (torch.bfloat16, torch.float32):
         setting = checks.Setting(device, large, dtype)
-        for check in checks.ALL:
+        for check in (check for part in PARTS.values() for check in part):
             name, start = f"{check.__name__} {str(dtype).removeprefix('torch.')}", time.perf_counter()
             result: dict[str, Any] = {"check": name, "passed": False}
             try:
@@ -57,41 +59,6 @@ def run_checks(device: str) -> list[dict[str, Any]]:
             print("ok  " if result["passed"] else "FAIL", name, result.get("value", result.get("message")), flush=True)
             results.append(result)
     return results
-
-
-def time_experts() -> list[dict[str, Any]]:
-    """Both grouped matmuls of one layer, random routing, cold L2; beside a plain copy on the same GPU."""
-    cases = Cases(0, torch.bfloat16, "cuda")
-    w1, w2 = cases.experts(EXPERTS, 2 * HIDDEN, HIDDEN), cases.experts(EXPERTS, HIDDEN, HIDDEN)
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    copy_gb_s = 2 * source.numel() / median_ms(lambda: target.copy_(source)) / 1e6
-    rows = [{"case": "copy", "value": round(copy_gb_s, 1), "unit": "GB/s"}]
-    for batch in BATCHES:
-        x = cases.normal(batch, HIDDEN)
-        ids, _ = _routing.route(Cases(batch, torch.float32, "cuda").normal(batch, EXPERTS), TOP_K)
-        order, offsets = _routing.sort_by_expert(ids.flatten(), EXPERTS, count=batch * TOP_K)
-        tokens = (order // TOP_K).to(torch.int32)
-
-        def layer(x: torch.Tensor = x, tokens: torch.Tensor = tokens, offsets: torch.Tensor = offsets) -> torch.Tensor:
-            h = _moe_matmul.gate_up(x, tokens, offsets, w1, limit=7.0, alpha=1.702)
-            return _moe_matmul.down(h, offsets, w2)
-
-        ms = median_ms(layer)
-        hit = int((offsets[1:] > offsets[:-1]).sum())
-        gb_s = hit * EXPERT_BYTES / ms / 1e6
-        tflops = batch * TOP_K * HIDDEN * HIDDEN * 3 * 2 / ms / 1e9
-        case = f"experts of one layer, batch {batch}, {hit} of {EXPERTS} hit"
-        rows.append({"case": case, "value": round(ms * 1e3, 1), "unit": "us"})
-        rows.append({"case": f"{case}, weights read", "value": round(gb_s, 1), "unit": "GB/s"})
-        rows.append({"case": f"{case}, arithmetic", "value": round(tflops, 2), "unit": "TFLOP/s"})
-        print(case, f"{ms * 1e3:.1f} us, {gb_s:.0f} GB/s (copy {copy_gb_s:.0f}), {tflops:.1f} TFLOP/s", flush=True)
-    return rows
-
-
-def median_ms(operation: Any) -> float:
-    """Median milliseconds of one call, the cache emptied between calls."""
-    return float(triton.testing.do_bench(operation, warmup=50, rep=200, return_mode="median"))
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -115,24 +82,50 @@ def said(command: list[str | Path]) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
+def write(folder: Path, name: str, facts: dict[str, Any]) -> None:
+    """One record, replaced whole."""
+    record = {
+        "name": name,
+        "commit": said(["git", "-C", ROOT, "rev-parse", "HEAD"]) or None,
+        "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **facts,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{name}.json"
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(folder / f"{name}.json")
+
+
+def time_everything(folder: Path, facts: dict[str, Any], until: float) -> None:
+    """What each record's timers say, row by row as it comes; a timer that fails leaves a row that says so."""
+    for name, timers in TIMED.items():
+        rows: list[dict[str, Any]] = []
+        for timer in timers:
+            try:
+                for row in timer(until):
+                    print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+                    rows.append(row)
+            except Exception:  # as with the checks
+                rows.append({"case": timer.__module__, "failed": traceback.format_exc(limit=-3)})
+                print("FAIL", rows[-1]["failed"], flush=True)
+            write(folder, name, facts | {"rows": rows})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("gpu-kernels.json"), help="where the record goes")
+    parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="the folder for the records")
+    parser.add_argument("--seconds", type=float, default=540.0, help="when no further row is begun")
     parser.add_argument("--interpret", action="store_true", help="small shapes on the CPU, nothing is timed")
     arguments = parser.parse_args()
     if not arguments.interpret and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --interpret checks the script without one")
+    until = time.monotonic() + arguments.seconds
     device = "cpu" if arguments.interpret else "cuda"
     results = run_checks(device)
-    record = {
-        "name": "gpu-kernels",
-        "commit": said(["git", "-C", ROOT, "rev-parse", "HEAD"]) or None,
-        "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "machine": machine(device),
-        "checks": results,
-        "rows": [] if arguments.interpret else time_experts(),
-    }
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    facts: dict[str, Any] = {"machine": machine(device), "checks": results}
+    write(arguments.out, "gpu-kernels", facts | {"rows": []})
+    if not arguments.interpret:
+        time_everything(arguments.out, facts, until)
     failed = [result["check"] for result in results if not result["passed"]]
     print(f"{len(results) - len(failed)} checks passed, {len(failed)} failed; written to {arguments.out}")
     return 1 if failed else 0

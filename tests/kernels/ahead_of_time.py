@@ -1,15 +1,18 @@
 """Compile every Triton kernel for a GPU that need not be there, exactly as its launcher would launch it.
 
-    python -m tests.kernels.ahead_of_time 80 90 100      (compute capabilities; one JSON line per kernel and chip)
+    python -m tests.kernels.ahead_of_time 80 90 100 gfx942      (one JSON line per kernel, variant and chip)
 
-The launchers run on tensors without data, at the shapes of gpt-oss-20b; each launch is recorded instead of performed
-and its kernel compiled to machine code with the same types, constants and options. Runs in a process of its own,
-because Triton's interpreter and its compiler exclude each other.
+The launchers run on tensors without data, at the shapes of gpt-oss; each launch is recorded instead of performed and
+its kernel compiled to machine code with the same types, constants and options, as `target.CHIPS` has them for the chip.
+Runs in a process of its own, because Triton's interpreter and its compiler exclude each other. What is compiled for a
+chip that nobody had is compiled, and no more is claimed of it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,9 +29,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from shoal.kernels import _attention, _dense, _moe_matmul, _norm, _rope, _routing
-from shoal.kernels.attention import AttentionBatch
-from shoal.kernels.mxfp4 import ExpertWeights
+from shoal.kernels import target
+from shoal.kernels.target import CHIPS, Chip
+from tests.kernels import launches_moe, launches_rows
 
 _TYPES = {
     torch.bfloat16: "*bf16",
@@ -62,44 +65,14 @@ def record(launchers: Callable[[], None]) -> list[Launch]:
     return launches
 
 
-def launch_everything() -> None:
-    """Every launcher once per kernel variant, with the shapes of gpt-oss-20b."""
-
-    def t(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    def ints(*shape: int) -> torch.Tensor:
-        return t(*shape, dtype=torch.int32)
-
-    def weights(rows: int) -> ExpertWeights:
-        blocks, scales = t(experts, rows, 90, 16, dtype=torch.uint8), t(experts, rows, 90, dtype=torch.uint8)
-        return ExpertWeights(blocks, scales, t(experts, rows))
-
-    hidden, experts, tokens = 2880, 32, 64
-    x = t(tokens, hidden)
-    _moe_matmul.gate_up(x, ints(256), ints(experts + 1), weights(2 * hidden), limit=7.0, alpha=1.702)
-    _moe_matmul.down(t(256, hidden), ints(experts + 1), weights(hidden))
-    _dense.linear(x, t(5120, hidden), t(5120), None)
-    _dense.linear(x, t(201088, hidden), None, torch.float32)
-    _norm.rms_norm(x, t(hidden), 1e-5)
-    _rope.apply_rope_(
-        t(tokens, 64, 64),
-        t(tokens, 8, 64),
-        t(tokens, dtype=torch.int64),
-        t(131072, 32, dtype=torch.float32),
-        t(131072, 32, dtype=torch.float32),
-    )
-    _routing.route(t(tokens, experts, dtype=torch.float32), 4)
-    _routing.sort_by_expert(ints(256), experts, count=256)
-    _routing.combine(t(tokens, 4, hidden), t(tokens, 4, dtype=torch.float32))
-    cache = t(4096, 16, 8, 64)
-    _attention.write_kv(t(tokens, 8, 64), t(tokens, 8, 64), cache, cache, t(tokens, dtype=torch.int64))
-    for sequences, window in ((2, None), (tokens, 128)):  # few: split and merged
-        batch = AttentionBatch(ints(sequences + 1), ints(sequences), ints(sequences, 256))
-        _attention.attention(t(sequences, 64, 64), cache, cache, batch, t(64), window, 0.125)
+def launch_everything(chip: Chip) -> None:
+    """Every launcher once per kernel variant, with the tiles of one chip."""
+    with mock.patch.object(target, "WITHOUT_GPU", chip):
+        launches_moe.launch(chip)
+        launches_rows.launch(chip)
 
 
-def compile_for(launch: Launch, capability: int) -> dict[str, object]:
+def compile_for(launch: Launch, chip: str) -> dict[str, object]:
     """Compile one launch to machine code and read what the assembler made of it."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
@@ -118,37 +91,67 @@ def compile_for(launch: Launch, capability: int) -> dict[str, object]:
             if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
-    cubin = compiled.asm["cubin"]
-    return {
+    compiled = triton.compile(source, target=_gpu(chip), options=launch.options)
+    told = {
         "kernel": launch.kernel.__name__,
-        "capability": capability,
-        "cubin_bytes": len(cubin),
+        "variant": " ".join(f"{k}={v}" for k, v in constants.items() if isinstance(v, bool | str | int)),
+        "chip": chip,
+        "warps": compiled.metadata.num_warps,
         "shared_bytes": compiled.metadata.shared,
-        "tensor_cores": next((i for i in ("tcgen05.mma", "wgmma", "mma.sync") if i in compiled.asm["ptx"]), None),
+    }
+    if chip.startswith("gfx"):
+        return told | {"binary_bytes": len(compiled.asm["hsaco"]), **_amd_resources(compiled.asm["amdgcn"])}
+    ptx, cubin = compiled.asm["ptx"], compiled.asm["cubin"]
+    return told | {
+        "binary_bytes": len(cubin),
+        "tensor_cores": next((i for i in ("tcgen05.mma", "wgmma", "mma.sync") if i in ptx), None),
+        "from_registers": re.search(r"wgmma\.mma_async[^;]*\}, \{%r", ptx) is not None,
+        "waits_for_each_product": "wgmma" in ptx and _serialized(ptx, chip),
         **_resources(cubin),
     }
 
 
+def _gpu(chip: str) -> GPUTarget:
+    return GPUTarget("hip", chip, 64) if chip.startswith("gfx") else GPUTarget("cuda", int(chip), 32)
+
+
+def _tool(name: str) -> Path:
+    return Path(triton.__file__).parent / "backends/nvidia/bin" / name
+
+
 def _resources(cubin: bytes) -> dict[str, int]:
     """Registers per thread, and bytes of local memory and stack per thread: what spills."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
-        ).stdout
+        command: list[str | Path] = [_tool("cuobjdump"), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     numbers = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    return {"registers": numbers["REG"], "stack_bytes": numbers["STACK"], "local_bytes": numbers["LOCAL"]}
+    return {"registers": numbers["REG"], "spilled_bytes": numbers["STACK"] + numbers["LOCAL"]}
 
 
-def compile_everything(capabilities: list[int]) -> Iterator[dict[str, object]]:
-    for launch in record(launch_everything):
-        for capability in capabilities:
-            yield compile_for(launch, capability)
+def _amd_resources(assembly: str) -> dict[str, int]:
+    """The same from the metadata behind AMD's assembly."""
+    numbers = {name: int(value) for name, value in re.findall(r"\.(\w+):\s+(\d+)$", assembly, re.MULTILINE)}
+    return {"registers": numbers["vgpr_count"], "spilled_bytes": 4 * numbers["vgpr_spill_count"]}
+
+
+def _serialized(ptx: str, chip: str) -> bool:
+    """Whether the assembler says that it had to let every wgmma finish before the next."""
+    with tempfile.NamedTemporaryFile(suffix=".ptx", mode="w") as file:
+        file.write(ptx)
+        file.flush()
+        command: list[str | Path] = [_tool("ptxas"), f"-arch=sm_{chip}a", "-v", file.name, "-o", os.devnull]
+        return "serialized" in subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+
+def compile_everything(chips: list[str]) -> Iterator[dict[str, object]]:
+    for chip in chips:
+        entry = target.GFX942 if chip.startswith("gfx") else CHIPS[int(chip)]
+        for launch in record(functools.partial(launch_everything, entry)):
+            yield compile_for(launch, chip)
 
 
 if __name__ == "__main__":
-    for report in compile_everything([int(a) for a in sys.argv[1:]] or [90]):
+    for report in compile_everything(sys.argv[1:] or ["90"]):
         print(json.dumps(report), flush=True)

@@ -1,4 +1,4 @@
-"""Triton kernels of `routing`: integer top-k, counting sort without atomics, ordered combine."""
+"""Triton kernels of `routing`: integer top-k and ordered combine."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # ... because the parameters of a kernel have no Python types: pointers, tensors and constants of Triton's language.
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from shoal.kernels._launch import ROUND_EACH
 
-_SORT_ROWS = 128  # rows of one block of the counting sort
 _COMBINE_COLUMNS = 1024
 
 
@@ -62,74 +61,22 @@ def _route_kernel(logits, ids, weights, experts, K: tl.constexpr, K_PADDED: tl.c
     tl.store(weights + token * K + j, share / tl.sum(share, 0), mask=j < K)
 
 
-def sort_by_expert(ids: Tensor, num_experts: int, count: int | None = None) -> tuple[Tensor, Tensor]:
-    rows = ids.shape[0]
-    blocks = max(1, triton.cdiv(rows, _SORT_ROWS))
-    padded = triton.next_power_of_2(num_experts)
-    before = torch.empty(blocks, num_experts, dtype=torch.int32, device=ids.device)
-    offsets = torch.empty(num_experts + 1, dtype=torch.int32, device=ids.device)
-    order = torch.empty(rows, dtype=torch.int32, device=ids.device)
-    constants = {"EXPERTS": padded, **ROUND_EACH}
-    _count_kernel[(blocks,)](ids, before, rows, num_experts, ROWS=_SORT_ROWS, **constants)
-    _scan_kernel[(1,)](before, offsets, blocks, num_experts, **constants)
-    _place_kernel[(blocks,)](ids, before, offsets, order, rows, num_experts, ROWS=_SORT_ROWS, **constants)
-    return order[: int(offsets[-1]) if count is None else count], offsets
-
-
-@triton.jit
-def _one_hot(ids, block, rows, EXPERTS: tl.constexpr, ROWS: tl.constexpr):
-    """(row numbers [ROWS], their ids, i32 [ROWS, EXPERTS] with a 1 where the row's id is the expert)"""
-    r = block * ROWS + tl.arange(0, ROWS)
-    row_ids = tl.load(ids + r, mask=r < rows, other=-1)
-    return r, row_ids, (row_ids[:, None] == tl.arange(0, EXPERTS)[None, :]).to(tl.int32)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _count_kernel(ids, counts, rows, num_experts, EXPERTS: tl.constexpr, ROWS: tl.constexpr):
-    """counts[block, e]: rows of this block that belong to expert e."""
-    block = tl.program_id(0)
-    e = tl.arange(0, EXPERTS)
-    _r, _row_ids, hot = _one_hot(ids, block, rows, EXPERTS, ROWS)
-    tl.store(counts + block * num_experts + e, tl.sum(hot, 0), mask=e < num_experts)
-
-
-@triton.jit(do_not_specialize=["blocks"])
-def _scan_kernel(counts, offsets, blocks, num_experts, EXPERTS: tl.constexpr):
-    """In place: counts[block, e] becomes the rows of e in earlier blocks. offsets: where each expert's rows start."""
-    e = tl.arange(0, EXPERTS)
-    inside = e < num_experts
-    running = tl.zeros((EXPERTS,), tl.int32)
-    for block in range(blocks):
-        here = tl.load(counts + block * num_experts + e, mask=inside, other=0)
-        tl.store(counts + block * num_experts + e, running, mask=inside)
-        running += here
-    tl.store(offsets + 1 + e, tl.cumsum(running, 0), mask=inside)
-    tl.store(offsets, 0)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _place_kernel(ids, before, offsets, order, rows, num_experts, EXPERTS: tl.constexpr, ROWS: tl.constexpr):
-    """Each row goes to: its expert's start + earlier blocks' rows + earlier rows of this block. Stable."""
-    block = tl.program_id(0)
-    e = tl.arange(0, EXPERTS)
-    r, row_ids, hot = _one_hot(ids, block, rows, EXPERTS, ROWS)
-    start = tl.load(offsets + e, mask=e < num_experts, other=0)
-    start += tl.load(before + block * num_experts + e, mask=e < num_experts, other=0)
-    place = tl.sum((tl.cumsum(hot, 0) - 1 + start[None, :]) * hot, 1)
-    tl.store(order + place, r, mask=(row_ids >= 0) & (r < rows))
-
-
-def combine(rows: Tensor, weights: Tensor) -> Tensor:
+def combine(rows: Tensor, weights: Tensor, residual: Tensor | None = None) -> Tensor:
     tokens, k, width = rows.shape
     out = torch.empty(tokens, width, dtype=rows.dtype, device=rows.device)
     if tokens:
         grid = (tokens, triton.cdiv(width, _COMBINE_COLUMNS))
-        _combine_kernel[grid](rows, weights, out, width, K=k, COLUMNS=_COMBINE_COLUMNS, **ROUND_EACH)
+        _combine_kernel[grid](
+            rows, weights, rows if residual is None else residual, out, width,
+            K=k, RESIDUAL=residual is not None, COLUMNS=_COMBINE_COLUMNS, **ROUND_EACH,
+        )  # fmt: skip
     return out
 
 
 @triton.jit
-def _combine_kernel(rows, weights, out, width, K: tl.constexpr, COLUMNS: tl.constexpr):
+def _combine_kernel(
+    rows, weights, residual, out, width, K: tl.constexpr, RESIDUAL: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((COLUMNS,), tl.float32)
@@ -137,4 +84,6 @@ def _combine_kernel(rows, weights, out, width, K: tl.constexpr, COLUMNS: tl.cons
         row = tl.load(rows + (token * K + j) * width + h, mask=h < width, other=0.0).to(tl.float32)
         product = row * tl.load(weights + token * K + j)
         total = product if j == 0 else total + product
+    if RESIDUAL:
+        total = tl.load(residual + token * width + h, mask=h < width, other=0.0).to(tl.float32) + total
     tl.store(out + token * width + h, total.to(out.dtype.element_ty), mask=h < width)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import native
+from shoal.kernels.fragments import FragmentExperts
 from shoal.kernels.moe_matmul import Weights, down, gate_up
 from shoal.kernels.routing import sort_by_expert
 from shoal.kernels.target import backend_for
@@ -21,15 +22,45 @@ def expert_rows(
     *,
     limit: float,
     alpha: float,
+    pairs: int | None = None,
 ) -> Tensor:
     """x [T,H], ids i32 [T,k] with -1 for pairs served elsewhere -> [P,H], a row per pair served here, in ids' order.
 
     slot_of i32 [E]: where an expert lies in w_up [slots,2I,H] and w_down [slots,H,I], -1 for nowhere. Adds the rows
-    of each slot to loads i64 [slots]. Rows are not weighted.
+    of each slot to loads i64 [slots]. Rows are not weighted. A caller who knows P says so in `pairs`, which spares a
+    GPU the wait for it.
     """
-    if backend_for(x) == "native":
-        return native.expert_rows(x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)
-    return expert_rows_torch(x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)
+    match backend_for(x):
+        case "native":
+            assert not isinstance(w_up, FragmentExperts), "experts in a GPU's order reached the CPU"
+            assert not isinstance(w_down, FragmentExperts), "experts in a GPU's order reached the CPU"
+            return native.expert_rows(x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)
+        case "triton":
+            return _expert_rows_triton(x, ids, slot_of, w_up, w_down, loads, limit, alpha, pairs)
+        case "torch":
+            return expert_rows_torch(x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)
+
+
+def _expert_rows_triton(
+    x: Tensor,
+    ids: Tensor,
+    slot_of: Tensor,
+    w_up: Weights,
+    w_down: Weights,
+    loads: Tensor,
+    limit: float,
+    alpha: float,
+    pairs: int | None,
+) -> Tensor:
+    """Four launches for few tokens, of which none waits for the host: order, both matmuls, each row stored in place."""
+    from shoal.kernels import _moe_matmul, _schedule
+
+    assert isinstance(w_up, FragmentExperts), "experts are prepared for their device at load"
+    assert isinstance(w_down, FragmentExperts), "experts are prepared for their device at load"
+    plan = _schedule.arrange(ids, slot_of, loads)
+    h = _moe_matmul.gate_up(x, plan.rows, plan.offsets, w_up, limit=limit, alpha=alpha, schedule=plan.schedule)
+    y = _moe_matmul.down(h, plan.offsets, w_down, places=plan.places, schedule=plan.schedule)
+    return y[: int(plan.offsets[-1]) if pairs is None else pairs]
 
 
 def expert_rows_torch(
@@ -43,7 +74,7 @@ def expert_rows_torch(
     limit: float,
     alpha: float,
 ) -> Tensor:
-    """The launchers, one by one, each on the backend of `x`."""
+    """The twin of `expert_rows`."""
     k = ids.shape[1]
     held = ids >= 0
     slots = torch.where(held, slot_of[ids.clamp(min=0)], -1).to(torch.int32).flatten()

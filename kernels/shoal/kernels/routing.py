@@ -27,39 +27,37 @@ def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
             return route_torch(logits, k)
 
 
-def sort_by_expert(ids: Tensor, num_experts: int, count: int | None = None) -> tuple[Tensor, Tensor]:
+def sort_by_expert(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     """Stable sort of ids i32 [R] by expert -> (order i32 [R'], offsets i32 [num_experts+1]).
 
     order[r] is the position in `ids` of sorted row r; expert e's rows are offsets[e] .. offsets[e+1]-1. Negative ids
-    belong to another worker and are left out, so R' = offsets[-1]. A caller who knows R' says so in `count`,
-    which spares a GPU the wait for it.
+    belong to another worker and are left out, so R' = offsets[-1]. On a GPU `expert_rows` has an order of its own.
     """
-    match backend_for(ids):
-        case "native":
-            return native.sort_by_expert(ids, num_experts)
-        case "triton":
-            from shoal.kernels import _routing
-
-            return _routing.sort_by_expert(ids, num_experts, count)
-        case "torch":
-            return sort_by_expert_torch(ids, num_experts)
+    return (
+        native.sort_by_expert(ids, num_experts)
+        if backend_for(ids) == "native"
+        else sort_by_expert_torch(ids, num_experts)
+    )
 
 
-def combine(rows: Tensor, weights: Tensor) -> Tensor:
+def combine(rows: Tensor, weights: Tensor, residual: Tensor | None = None) -> Tensor:
     """Weight and add each token's expert outputs: rows [T,k,H], weights fp32 [T,k] -> [T,H] in rows' dtype.
 
-    In fp32, in top-k order, rounded once at the end: the same bits wherever the rows were computed.
+    In fp32, in top-k order, then `residual` [T,H] in rows' dtype onto the sum, rounded once at the end: the same bits
+    wherever the rows were computed.
     """
     assert rows.shape[:2] == weights.shape, f"rows {tuple(rows.shape)}, weights {tuple(weights.shape)}"
+    assert residual is None or residual.dtype == rows.dtype, f"rows {rows.dtype}, residual {residual.dtype}"
     match backend_for(rows):
         case "native":
-            return native.combine(rows, weights)
+            summed = native.combine(rows, weights)
+            return summed if residual is None else residual + summed  # fp32: nothing was rounded in between
         case "triton":
             from shoal.kernels import _routing
 
-            return _routing.combine(rows, weights)
+            return _routing.combine(rows, weights, residual)
         case "torch":
-            return combine_torch(rows, weights)
+            return combine_torch(rows, weights, residual)
 
 
 def route_torch(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -83,9 +81,9 @@ def sort_by_expert_torch(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]
     return order.to(torch.int32), offsets
 
 
-def combine_torch(rows: Tensor, weights: Tensor) -> Tensor:
+def combine_torch(rows: Tensor, weights: Tensor, residual: Tensor | None = None) -> Tensor:
     """The twin of `combine`."""
     total = rows[:, 0].float() * weights[:, 0, None]
     for j in range(1, rows.shape[1]):
         total = total + rows[:, j].float() * weights[:, j, None]
-    return total.to(rows.dtype)
+    return (total if residual is None else residual.float() + total).to(rows.dtype)

@@ -7,4 +7,10 @@ from __future__ import annotations
 
 import os
 
-collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from tests.kernels import ordered_dot
+
+    ordered_dot.install()
+    collect_ignore_glob: list[str] = []
+else:
+    collect_ignore_glob = ["test_*.py"]

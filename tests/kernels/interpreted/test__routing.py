@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shoal.kernels import _routing
-from shoal.kernels.routing import combine_torch, route_torch, sort_by_expert_torch
+from shoal.kernels.routing import combine_torch, route_torch
 from tests.kernels.cases import Cases
 from tests.kernels.interpreted.closeness import DTYPES, assert_close
 
@@ -27,20 +27,6 @@ def test_route_equals_its_twin(experts: int, k: int) -> None:
     assert_close(expected_weights, weights)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 127, 300])
-@pytest.mark.parametrize("known", [True, False])
-def test_sort_equals_its_twin(rows: int, known: bool) -> None:
-    """Over several blocks, with strangers among the rows and an expert without any."""
-    ids = torch.randint(-2, 6, (rows,), dtype=torch.int32, generator=torch.Generator().manual_seed(rows))
-    ids[ids == 4] = 3
-    expected_order, expected_offsets = sort_by_expert_torch(ids, 7)
-
-    order, offsets = _routing.sort_by_expert(ids, 7, count=int((ids >= 0).sum()) if known else None)
-
-    assert torch.equal(expected_order, order)
-    assert torch.equal(expected_offsets, offsets)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_combine_equals_its_twin(dtype: torch.dtype) -> None:
     """In fp32 bit for bit: the same products in the same order, none fused."""
@@ -52,3 +38,19 @@ def test_combine_equals_its_twin(dtype: torch.dtype) -> None:
     if dtype == torch.float32:
         assert torch.equal(expected, found)
     assert_close(expected, found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_residual_is_added_before_the_one_rounding(dtype: torch.dtype) -> None:
+    """In fp32 the bits of adding it afterwards."""
+    rows, weights, x = (
+        Cases(seed=2, dtype=dtype).normal(5, 4, 1030),
+        Cases(3).normal(5, 4),
+        Cases(4, dtype).normal(5, 1030),
+    )
+
+    found = _routing.combine(rows, weights, x)
+
+    assert_close(combine_torch(rows, weights, x), found)
+    if dtype == torch.float32:
+        assert torch.equal(x + combine_torch(rows, weights), found)

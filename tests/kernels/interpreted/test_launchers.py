@@ -24,6 +24,7 @@ from shoal.kernels import (
     sampling,
     target,
 )
+from shoal.kernels.fragments import permute
 from tests.kernels.cases import Cases
 
 
@@ -37,13 +38,16 @@ def test_launchers_that_return_a_result() -> None:
     cases = Cases(seed=1)
     x, w, weight = cases.normal(6, 64), cases.experts(2, 32, 64), cases.normal(9, 64).bfloat16()
     rows, offsets = cases.assignment(6, [2, 3])
-    gates = {"limit": 7.0, "alpha": 1.702}
+    limit, alpha = 7.0, 1.702
     k_cache, v_cache, batch = cases.sequences([(1, 9), (2, 2)])
     q, sinks = cases.normal(3, 4, 64), cases.normal(4)
     wanted, how = torch.tensor([5, 0]), torch.tensor([sampling.settings(1.0, 0.4, 9, 0.8)] * 6)
     pairs = [
-        (_moe_matmul.gate_up(x, rows, offsets, w, **gates), moe_matmul.gate_up(x, rows, offsets, w, **gates)),
-        (_moe_matmul.down(x[:5], offsets, w), moe_matmul.down(x[:5], offsets, w)),
+        (
+            _moe_matmul.gate_up(x, rows, offsets, permute(w), limit=limit, alpha=alpha),
+            moe_matmul.gate_up(x, rows, offsets, w, limit=limit, alpha=alpha),
+        ),
+        (_moe_matmul.down(x[:5], offsets, permute(w)), moe_matmul.down(x[:5], offsets, moe_matmul.prepare(w))),
         (_dense.linear(x, weight, None, torch.float32), dense.linear(x, weight, None, torch.float32)),
         (_norm.rms_norm(x, weight[0], 1e-5), norm.rms_norm(x, weight[0], 1e-5)),
         (_routing.combine(x.view(3, 2, 64), q[:, :2, 0]), routing.combine(x.view(3, 2, 64), q[:, :2, 0])),
@@ -67,7 +71,6 @@ def test_launchers_that_return_a_result() -> None:
             strict=True,
         ),
         *zip(_routing.route(x, 4), routing.route(x, 4), strict=True),
-        *zip(_routing.sort_by_expert(rows, 6), routing.sort_by_expert(rows, 6, count=5), strict=True),
     ]
 
     for expected, found in pairs:

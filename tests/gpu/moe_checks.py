@@ -1,0 +1,160 @@
+"""What must hold of the experts' kernels on a GPU. See `checks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest import mock
+
+import torch
+
+from shoal.kernels import _moe_matmul, _routing, _schedule, moe_matmul, mxfp4, mxfp8
+from shoal.kernels.expert_rows import expert_rows, expert_rows_torch
+from shoal.kernels.fragments import permute
+from shoal.kernels.mxfp8 import Bf16Weights, Mxfp8Weights
+from shoal.kernels.routing import combine_torch, route_torch
+from shoal.kernels.target import MoeTile, chip_for
+from tests.gpu.checks import Check, Setting, error, same
+from tests.kernels import reference
+from tests.kernels.cases import Cases
+
+LIMIT, ALPHA = 7.0, 1.702
+
+
+@contextmanager
+def one_tile(s: Setting, tile: MoeTile) -> Iterator[None]:
+    """Inside, this tile is the only one that the chip has."""
+    only = replace(chip_for(torch.empty(0, device=s.device)), moe=(tile,), moe_narrow=None)
+    with (
+        mock.patch.object(_moe_matmul, "chip_for", return_value=only),
+        mock.patch.object(_schedule, "chip_for", return_value=only),
+    ):
+        yield
+
+
+def moe_is_right(s: Setting) -> float:
+    """Both grouped matmuls against float64, with full and ragged tiles and an idle expert."""
+    cases, width = s.cases(1), s.size(2880, 96)
+    w1, w2 = cases.experts(3, s.size(5760, 140), width), cases.experts(3, s.size(2880, 75), width)
+    x = cases.normal(20, width)
+    rows, offsets = cases.assignment(20, [33, 0, 7])
+    h = _moe_matmul.gate_up(x, rows, offsets, permute(w1), limit=LIMIT, alpha=ALPHA)
+    y = _moe_matmul.down(x[rows.long()], offsets, permute(w2))
+    return max(
+        error(reference.gate_up(x, rows, offsets, w1, limit=LIMIT, alpha=ALPHA), h),
+        error(reference.expert_linear(x[rows.long()], offsets, w2), y),
+    )
+
+
+def moe_reads_other_formats(s: Setting) -> float:
+    """The same numbers as bf16 and as MXFP8 through the same launcher."""
+    cases, width = s.cases(3), s.size(2880, 96)
+    w, x = cases.experts(2, s.size(5760, 140), width), cases.normal(20, width)
+    rows, offsets = cases.assignment(20, [16, 4])
+    values = mxfp4.dequantize(w.blocks, w.scales, torch.float32)
+    found = 0.0
+    for other in (Bf16Weights(values.bfloat16(), w.bias), Mxfp8Weights(*mxfp8.quantize(values), w.bias)):
+        h = _moe_matmul.gate_up(x, rows, offsets, other, limit=LIMIT, alpha=ALPHA)
+        found = max(found, error(moe_matmul.gate_up_torch(x, rows, offsets, other, limit=LIMIT, alpha=ALPHA), h))
+    return found
+
+
+def every_code_is_decoded(s: Setting) -> float:
+    """All codes at all scales, laid open by an identity for activations: exact, subnormals included."""
+    w = s.cases(8).experts(1, 16, 32)
+    codes = torch.arange(16, dtype=torch.uint8, device=s.device)
+    w.blocks[0, :, 0, :] = (codes | codes.flip(0) << 4)[None]
+    # The interpreter rounds to bf16 without subnormals, which the four smallest scales give.
+    smallest = [5, 4, 3, 3] if s.device == "cpu" and s.dtype == torch.bfloat16 else [0, 1, 2, 3]
+    scales = [*smallest, 20, 64, 100, 120, 124, 125, 126, 127, 128, smallest[0], 127, smallest[1]]
+    w.scales[0, :, 0] = torch.tensor(scales, dtype=torch.uint8, device=s.device)
+    w.bias.zero_()
+    offsets = torch.tensor([0, 32], dtype=torch.int32, device=s.device)
+    eye = torch.eye(32, dtype=s.dtype, device=s.device)
+    found = _moe_matmul.down(eye, offsets, permute(w))
+    return same("decoded", reference.decode(w.blocks, w.scales)[0].T.to(found), found)
+
+
+def moe_rows_are_independent(s: Setting) -> float:
+    """Rows of a batch of 40 launched alone, with the same tile (for another, see below)."""
+    cases, width = s.cases(2), s.size(2880, 96)
+    w, x = permute(cases.experts(2, s.size(5760, 140), width)), cases.normal(40, width)
+    rows, offsets = cases.assignment(40, [5, 35])
+    count = 0.0
+    with one_tile(s, chip_for(x).moe[0]):
+        many = _moe_matmul.gate_up(x, rows, offsets, w, limit=LIMIT, alpha=ALPHA)
+        for r in (0, 4, 5, 36, 37, 39):
+            alone = torch.tensor([0, int(r < 5), 1], dtype=torch.int32, device=s.device)
+            one = _moe_matmul.gate_up(x, rows[r : r + 1], alone, w, limit=LIMIT, alpha=ALPHA)
+            count += same("gate_up", many[r], one[0])
+    return count
+
+
+def moe_tiles_agree(s: Setting) -> float:
+    """All tiles of this chip give the same bits: the claim that lets a batch choose."""
+    cases, width = s.cases(4), s.size(2880, 96)
+    w1, w2 = permute(cases.experts(3, s.size(5760, 140), width)), permute(cases.experts(3, s.size(2880, 75), width))
+    x = cases.normal(s.size(300, 30), width)
+    rows, offsets = cases.assignment(len(x), [len(x) - 8, 1, 7])
+    chip = chip_for(x)
+    results = []
+    for tile in (*chip.moe, *([chip.moe_narrow] if chip.moe_narrow else [])):
+        with one_tile(s, tile):
+            h = _moe_matmul.gate_up(x, rows, offsets, w1, limit=LIMIT, alpha=ALPHA)
+            results.append((tile, h, _moe_matmul.down(x, offsets, w2)))
+    _, h0, y0 = results[0]
+    return sum(same(f"{tile}", h0, h) + same(f"{tile}", y0, y) for tile, h, y in results[1:])
+
+
+def few_and_many_tokens_are_ordered(s: Setting) -> float:
+    """Top-k with ties; then pairs to rows and back, by one program and by many, with experts that lie elsewhere."""
+    logits = Cases(11, torch.float32, s.device).normal(s.size(500, 80), s.size(128, 8))
+    logits[1, 1:3] = 9.0
+    logits[2] = 0.0
+    ids, weights = _routing.route(logits, 4)
+    twin_ids, twin_weights = route_torch(logits, 4)
+    same("ids", twin_ids, ids)
+    alone_ids, alone_weights = _routing.route(logits[7:8], 4)
+    same("alone", ids[7], alone_ids[0])
+    same("alone", weights[7], alone_weights[0])
+    found, experts, width = error(twin_weights, weights), logits.shape[1], 96
+    up, down = s.cases(12).experts(experts - 2, 2 * width, width), s.cases(13).experts(experts - 2, width, width)
+    slot_of = torch.arange(experts, dtype=torch.int32, device=s.device) - 2  # the lowest two lie elsewhere
+    for tokens in (1, 64, logits.shape[0]):
+        mine = torch.where(ids[:tokens] < 2, -1, ids[:tokens])
+        x = s.cases(14).normal(tokens, width)
+        loads, twin_loads = (torch.zeros(experts - 2, dtype=torch.int64, device=s.device) for _ in range(2))
+        with mock.patch.dict("os.environ", {"SHOAL_KERNELS": "triton"}):
+            y = expert_rows(x, mine, slot_of, permute(up), permute(down), loads, limit=LIMIT, alpha=ALPHA)
+        with mock.patch.dict("os.environ", {"SHOAL_KERNELS": "torch"}):
+            twin = expert_rows_torch(x, mine, slot_of, up, down, twin_loads, limit=LIMIT, alpha=ALPHA)
+        found = max(found, error(twin, y, roundings=4))
+        same("loads", twin_loads, loads)
+    return found
+
+
+def rows_are_combined(s: Setting) -> float:
+    """In top-k order with the residual, in fp32 bit for bit."""
+    width = s.size(2880, 96)
+    rows, x = s.cases(15).normal(9, 4, width), s.cases(17).normal(9, width)
+    shares = Cases(16, torch.float32, s.device).normal(9, 4)
+    found = 0.0
+    for residual in (None, x):
+        combined = _routing.combine(rows, shares, residual)
+        twin = combine_torch(rows, shares, residual)
+        if s.dtype == torch.float32:
+            same("combine", twin, combined)
+        found = max(found, error(twin, combined))
+    return found
+
+
+ALL: tuple[Check, ...] = (
+    moe_is_right,
+    moe_reads_other_formats,
+    every_code_is_decoded,
+    moe_rows_are_independent,
+    moe_tiles_agree,
+    few_and_many_tokens_are_ordered,
+    rows_are_combined,
+)
