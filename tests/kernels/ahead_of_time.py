@@ -31,7 +31,9 @@ from triton.runtime.jit import JITFunction
 
 from shoal.kernels import target
 from shoal.kernels.target import CHIPS, Chip
-from tests.kernels import launches_moe, launches_rows
+from tests.kernels.launches_dense import launch_dense
+from tests.kernels.launches_moe import launch_moe
+from tests.kernels.launches_rows import launch_rows
 
 _TYPES = {
     torch.bfloat16: "*bf16",
@@ -68,8 +70,9 @@ def record(launchers: Callable[[], None]) -> list[Launch]:
 def launch_everything(chip: Chip) -> None:
     """Every launcher once per kernel variant, with the tiles of one chip."""
     with mock.patch.object(target, "WITHOUT_GPU", chip):
-        launches_moe.launch(chip)
-        launches_rows.launch(chip)
+        launch_moe(chip)
+        launch_dense()
+        launch_rows()
 
 
 def compile_for(launch: Launch, chip: str) -> dict[str, object]:

@@ -38,7 +38,7 @@ def other_formats(rows: int) -> list[GpuWeights]:
     ]
 
 
-def launch(chip: Chip) -> None:
+def launch_moe(chip: Chip) -> None:
     """Both projections on every tile of the chip; the other formats on the lowest; the orders of few and of many."""
     for tile in [*chip.moe, *([chip.moe_narrow] if chip.moe_narrow else [])]:
         many = 4096 if tile is not chip.moe_narrow else 1

@@ -1,21 +1,16 @@
-"""Launches of the other kernels at the shapes of gpt-oss-20b, for compiling ahead of time."""
+"""Launches of rope and attention at the shapes of gpt-oss-20b, for compiling ahead of time."""
 
 from __future__ import annotations
 
 import torch
 
-from shoal.kernels import _attention, _dense, _norm, _rope
+from shoal.kernels import _attention, _rope
 from shoal.kernels.attention import AttentionBatch
-from shoal.kernels.target import Chip
-from tests.kernels.launches_moe import HIDDEN, ints, meta
+from tests.kernels.launches_moe import ints, meta
 
 
-def launch(_chip: Chip) -> None:
+def launch_rows() -> None:
     tokens = 64
-    x = meta(tokens, HIDDEN)
-    _dense.linear(x, meta(5120, HIDDEN), meta(5120), None)
-    _dense.linear(x, meta(201088, HIDDEN), None, torch.float32)
-    _norm.rms_norm(x, meta(HIDDEN), 1e-5)
     table = meta(131072, 32, dtype=torch.float32)
     positions = meta(tokens, dtype=torch.int64)
     _rope.apply_rope_(meta(tokens, 64, 64), meta(tokens, 8, 64), positions, table, table)

@@ -109,5 +109,5 @@ def test_triton_on_a_cpu_means_the_interpreter() -> None:
         command = [sys.executable, "-c", script.format(first=first)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
-    assert run("").stdout.strip() == "cpu-interpreted-v2"
+    assert run("").stdout.strip() == "cpu-interpreted-v3"
     assert "TRITON_INTERPRET=1 before triton is imported" in run("triton, ").stderr

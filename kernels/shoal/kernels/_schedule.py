@@ -79,9 +79,8 @@ def arrange(ids: Tensor, slot_of: Tensor, loads: Tensor) -> Arrangement:
     size = max(16, triton.next_power_of_2(pairs))
     _arrange_few_kernel[(1,)](
         ids, slot_of, loads, rows, places, offsets, entries, pairs, slots, entries.numel(),
-        K=k, ROWS=size, SLOTS=padded, TILE=tile, MOST=triton.cdiv(size, tile), ENTRIES=triton.next_power_of_2(
-            entries.numel()
-        ), num_warps=16 if size > 64 else 4, **ROUND_EACH,
+        K=k, ROWS=size, OTHERS=min(size, 64), SLOTS=padded, TILE=tile, MOST=triton.cdiv(size, tile),
+        ENTRIES=triton.next_power_of_2(entries.numel()), num_warps=8 if size > 64 else 4, **ROUND_EACH,
     )  # fmt: skip
     return Arrangement(rows, places, offsets, Schedule(entries, tile))
 
@@ -121,6 +120,7 @@ def _arrange_few_kernel(
     most,
     K: tl.constexpr,
     ROWS: tl.constexpr,
+    OTHERS: tl.constexpr,
     SLOTS: tl.constexpr,
     TILE: tl.constexpr,
     MOST: tl.constexpr,
@@ -130,13 +130,17 @@ def _arrange_few_kernel(
     i, s, n = tl.arange(0, ROWS), tl.arange(0, SLOTS), tl.arange(0, ENTRIES)
     slot = _slots_of(ids, slot_of, i, pairs)
     served = slot >= 0
-    key = tl.where(served, slot * ROWS + i, SLOTS * ROWS)
-    rank = tl.sum((key[None, :] < key[:, None]).to(tl.int32), 1)
+    key = slot * ROWS + i
+    rank, count = tl.zeros((ROWS,), tl.int32), tl.zeros((SLOTS,), tl.int32)
+    for j0 in range(0, ROWS, OTHERS):
+        j = j0 + tl.arange(0, OTHERS)
+        other = _slots_of(ids, slot_of, j, pairs)
+        rank += tl.sum(((other[None, :] >= 0) & ((other * ROWS + j)[None, :] < key[:, None])).to(tl.int32), 1)
+        count += tl.sum((other[None, :] == s[:, None]).to(tl.int32), 1)
     place = tl.cumsum(served.to(tl.int32), 0) - 1
     tl.store(rows + rank, i // K, mask=served)
     tl.store(places + rank, place, mask=served)
 
-    count = tl.sum((slot[None, :] == s[:, None]).to(tl.int32), 1)
     until = tl.cumsum(count, 0)
     tl.store(offsets, 0)
     tl.store(offsets + 1 + s, until, mask=s < slots)

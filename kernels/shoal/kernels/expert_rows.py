@@ -22,13 +22,12 @@ def expert_rows(
     *,
     limit: float,
     alpha: float,
-    pairs: int | None = None,
 ) -> Tensor:
     """x [T,H], ids i32 [T,k] with -1 for pairs served elsewhere -> [P,H], a row per pair served here, in ids' order.
+    A GPU's kernels return room for all T k pairs, rows of nobody behind the P: how many there are, only the GPU knows.
 
     slot_of i32 [E]: where an expert lies in w_up [slots,2I,H] and w_down [slots,H,I], -1 for nowhere. Adds the rows
-    of each slot to loads i64 [slots]. Rows are not weighted. A caller who knows P says so in `pairs`, which spares a
-    GPU the wait for it.
+    of each slot to loads i64 [slots]. Rows are not weighted.
     """
     match backend_for(x):
         case "native":
@@ -36,7 +35,7 @@ def expert_rows(
             assert not isinstance(w_down, FragmentExperts), "experts in a GPU's order reached the CPU"
             return native.expert_rows(x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)
         case "triton":
-            return _expert_rows_triton(x, ids, slot_of, w_up, w_down, loads, limit, alpha, pairs)
+            return _expert_rows_triton(x, ids, slot_of, w_up, w_down, loads, limit, alpha)
         case "torch":
             return expert_rows_torch(x, ids, slot_of, w_up, w_down, loads, limit=limit, alpha=alpha)
 
@@ -50,17 +49,15 @@ def _expert_rows_triton(
     loads: Tensor,
     limit: float,
     alpha: float,
-    pairs: int | None,
 ) -> Tensor:
-    """Four launches for few tokens, of which none waits for the host: order, both matmuls, each row stored in place."""
+    """Three launches for few tokens, none of which waits for the host: order, and both matmuls."""
     from shoal.kernels import _moe_matmul, _schedule
 
     assert isinstance(w_up, FragmentExperts), "experts are prepared for their device at load"
     assert isinstance(w_down, FragmentExperts), "experts are prepared for their device at load"
     plan = _schedule.arrange(ids, slot_of, loads)
     h = _moe_matmul.gate_up(x, plan.rows, plan.offsets, w_up, limit=limit, alpha=alpha, schedule=plan.schedule)
-    y = _moe_matmul.down(h, plan.offsets, w_down, places=plan.places, schedule=plan.schedule)
-    return y[: int(plan.offsets[-1]) if pairs is None else pairs]
+    return _moe_matmul.down(h, plan.offsets, w_down, places=plan.places, schedule=plan.schedule)
 
 
 def expert_rows_torch(

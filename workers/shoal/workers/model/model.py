@@ -135,7 +135,7 @@ class Model:
     def from_experts(routed: Routed, rows_dp: Tensor, watch: Stopwatch) -> Tensor:
         """The half after it: rows_dp [T, k, H], weighted and added to the residual stream, [T, H]."""
         with watch.phase("routing"):
-            return routed.x_dp + routing.combine(rows_dp, routed.weights_dp)
+            return routing.combine(rows_dp, routed.weights_dp, routed.x_dp)
 
     @torch.inference_mode()
     def unembed(self, x_dp: Tensor) -> Tensor:
