@@ -13,9 +13,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from shoal.kernels import _attention, _dense, _norm, _rope
+from shoal.kernels import _attention, _norm, _rope
 from shoal.kernels.attention import AttentionBatch, attention_torch
-from shoal.kernels.dense import linear_torch
 from shoal.kernels.norm import rms_norm_torch
 from shoal.kernels.rope import apply_rope_torch_, rope_tables
 from tests.kernels import reference
@@ -56,25 +55,6 @@ def same(name: str, expected: Tensor, found: Tensor) -> float:
     differing = int((expected != found).sum())
     assert differing == 0, f"{name}: {differing} of {found.numel()} numbers differ in their bits"
     return float(found.numel())
-
-
-def dense_is_right(s: Setting) -> float:
-    """Against float64, bias and none, and the twin of the same numbers."""
-    rows, k, n = s.size(300, 70), s.size(2880, 96), s.size(5120, 130)
-    x, weight = s.cases(3).normal(rows, k), s.cases(4).normal(n, k, dtype=torch.bfloat16) / k**0.5
-    bias = s.cases(5).normal(n, dtype=torch.bfloat16)
-    y = _dense.linear(x, weight, bias)
-    found = error(reference.linear(x, weight, bias), y)
-    return max(found, error(linear_torch(x[:4], weight, None, torch.float32), _dense.linear(x, weight, None)[:4]))
-
-
-def dense_rows_are_independent(s: Setting) -> float:
-    """The rows of a batch in other batches: alone, and in halves that cut the tiles elsewhere."""
-    rows, k, n = s.size(300, 70), s.size(2880, 96), s.size(5120, 130)
-    x, weight = s.cases(3).normal(rows, k), s.cases(4).normal(n, k, dtype=torch.bfloat16)
-    many = _dense.linear(x, weight, None)
-    count = same("cut", many[37:], _dense.linear(x[37:], weight, None))
-    return count + sum(same("alone", many[r], _dense.linear(x[r : r + 1], weight, None)[0]) for r in (0, 63, rows - 1))
 
 
 def attention_is_right(s: Setting) -> float:
@@ -147,8 +127,6 @@ def row_operations_are_right(s: Setting) -> float:
 
 
 ALL: tuple[Check, ...] = (
-    dense_is_right,
-    dense_rows_are_independent,
     attention_is_right,
     prompts_decode_to_the_same_bits,
     splits_merge_to_the_same_bits,

@@ -2,7 +2,7 @@
 
     python tests/gpu/run.py --out tests/bench/results      (a machine with CUDA, torch and triton; under ten minutes)
 
-Writes the records `gpu-kernels` (checks; attention and dense layers) and `gpu-moe` (experts) after each part, whatever
+Writes the records `gpu-kernels` (checks; what is around the experts) and `gpu-moe` (experts) after each part, whatever
 fails or however little time is left, and exits with 1 if a check failed. `--interpret` runs the checks small, on the
 CPU, in Triton's interpreter: that shows that the script itself is sound.
 """
@@ -35,10 +35,10 @@ if "--interpret" in sys.argv:
 
     ordered_dot.install()
 
-from tests.gpu import checks, moe_checks, moe_timing  # noqa: E402  as above
+from tests.gpu import checks, dense_checks, dense_timing, moe_checks, moe_timing  # noqa: E402  as above
 
-PARTS = {"experts": moe_checks.ALL, "rows": checks.ALL}
-TIMED = {"gpu-moe": [moe_timing.rows]}
+CHECKS = (*moe_checks.ALL, *dense_checks.ALL, *checks.ALL)
+TIMED = {"gpu-moe": moe_timing.rows, "gpu-kernels": dense_timing.rows}
 
 
 def run_checks(device: str) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def run_checks(device: str) -> list[dict[str, Any]]:
     results, large = [], device == "cuda"
     for dtype in (torch.bfloat16,) if large else (torch.bfloat16, torch.float32):
         setting = checks.Setting(device, large, dtype)
-        for check in (check for part in PARTS.values() for check in part):
+        for check in CHECKS:
             name, start = f"{check.__name__} {str(dtype).removeprefix('torch.')}", time.perf_counter()
             result: dict[str, Any] = {"check": name, "passed": False}
             try:
@@ -97,18 +97,17 @@ def write(folder: Path, name: str, facts: dict[str, Any]) -> None:
 
 
 def time_everything(folder: Path, facts: dict[str, Any], until: float) -> None:
-    """What each record's timers say, row by row as it comes; a timer that fails leaves a row that says so."""
-    for name, timers in TIMED.items():
+    """What each record's timer says, row by row as it comes; one that fails leaves a row that says so."""
+    for name, timer in TIMED.items():
         rows: list[dict[str, Any]] = []
-        for timer in timers:
-            try:
-                for row in timer(until):
-                    print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-                    rows.append(row)
-            except Exception:  # as with the checks
-                rows.append({"case": timer.__module__, "failed": traceback.format_exc(limit=-3)})
-                print("FAIL", rows[-1]["failed"], flush=True)
-            write(folder, name, facts | {"rows": rows})
+        try:
+            for row in timer(until):
+                print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+                rows.append(row)
+        except Exception:  # as with the checks
+            rows.append({"case": timer.__module__, "failed": traceback.format_exc(limit=-3)})
+            print("FAIL", rows[-1]["failed"], flush=True)
+        write(folder, name, facts | {"rows": rows})
 
 
 def main() -> int:

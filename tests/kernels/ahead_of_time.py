@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from shoal.kernels import target
+from shoal.kernels import _chip, target
 from shoal.kernels.target import CHIPS, Chip
 from tests.kernels.launches_dense import launch_dense
 from tests.kernels.launches_moe import launch_moe
@@ -69,7 +69,7 @@ def record(launchers: Callable[[], None]) -> list[Launch]:
 
 def launch_everything(chip: Chip) -> None:
     """Every launcher once per kernel variant, with the tiles of one chip."""
-    with mock.patch.object(target, "WITHOUT_GPU", chip):
+    with mock.patch.object(target, "WITHOUT_GPU", chip), mock.patch.object(_chip, "STAND_IN", chip.name):
         launch_moe(chip)
         launch_dense()
         launch_rows()
