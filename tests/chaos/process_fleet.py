@@ -27,6 +27,12 @@ class ProcessFleet:
     def __init__(self, model: Path, **settings: Any) -> None:
         self._settings = {"model": str(model), "kv_tokens": 16384, **settings}
         self.workers: dict[str, WorkerProcess] = {}
+        self.out_of_reach: dict[str, WorkerProcess] = {}
+        """Workers that can be neither called nor killed, as on a machine that is cut off."""
+
+    def lose(self, name: str) -> None:
+        """It lives on, out of reach."""
+        self.out_of_reach[name] = self.workers.pop(name)
 
     async def hire(self, group: str, name: str) -> WorkerFacts:
         config = WorkerConfig(worker_id=name, group=group, **self._settings)
@@ -81,10 +87,12 @@ class ProcessFleet:
 
     def close(self) -> None:
         """Kill what is left, stopped ones too."""
-        for name, worker in self.workers.items():
-            self.signal(name, signal.SIGCONT)
+        for worker in (*self.workers.values(), *self.out_of_reach.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.facts.pid, signal.SIGCONT)
             worker.kill()
         self.workers.clear()
+        self.out_of_reach.clear()
 
     def _worker(self, name: str) -> WorkerProcess:
         if name not in self.workers:

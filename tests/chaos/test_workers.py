@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from pathlib import Path
 
+import pytest
+
+from tests.chaos.cut import WHY_NOT
+from tests.chaos.leaks import BOUNDS, census, reconfigure
 from tests.chaos.town import town
-from tests.chaos.workers import Storm, kill_some, many_epochs, scale_through, stop_one, under_load
+from tests.chaos.workers import Storm, kill_some, lose_one, scale_through, stop_one, under_load
 from tests.chaos.zipf import rebalanced, zipf_model
 
 STREAMS, TOKENS = 8, 64
@@ -38,14 +43,27 @@ async def test_growing_and_shrinking_under_load_loses_nothing(tiny_model: Path, 
 
 
 async def test_a_stopped_worker_is_served_around(tiny_model: Path, redis_url: str) -> None:
-    """SIGSTOP: its sockets stay open; its heartbeats end, it is killed and replaced, nothing is lost."""
+    """SIGSTOP: its sockets stay open; its heartbeats end, it is killed and replaced, nothing is lost. Then one that
+    nobody can kill: it is replaced as well, and when it returns its epoch is over."""
     async with town(tiny_model, redis_url, ep_size=2) as t:
 
         async def stop(storm: Storm) -> None:
-            noticed = await stop_one(t, 0.0)
-            print(f"noticed after {noticed:.2f} s")
+            noticed = await stop_one(t, 0.0), await lose_one(t, 0.0, cut=False)
+            print("noticed after {:.2f} s and {:.2f} s".format(*noticed))
 
         (await under_load(t, STREAMS, TOKENS, stop)).check()
+
+
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+async def test_a_worker_that_is_cut_off_is_served_around(tiny_model: Path, redis_url: str) -> None:
+    """Every packet from and to it is dropped, and nobody can kill it: the others go on, and once the network is whole
+    again it computes for nobody."""
+    async with town(tiny_model, redis_url, ep_size=3) as t:
+
+        async def cut(storm: Storm) -> None:
+            print(f"noticed after {await lose_one(t, 0.0, cut=True):.2f} s")
+
+        (await under_load(t, STREAMS, TOKENS, cut)).check()
 
 
 async def test_a_skewed_load_is_spread(tmp_path: Path, redis_url: str) -> None:
@@ -63,18 +81,17 @@ async def test_a_skewed_load_is_spread(tmp_path: Path, redis_url: str) -> None:
 
 
 async def test_many_epochs_leave_nothing_behind(tiny_model: Path, redis_url: str) -> None:
-    """Epoch after epoch of the same members under load: no sockets, threads or memory pile up, and no token changes."""
+    """Experts change places epoch after epoch under load, a worker is replaced: no file, socket, thread, process, key
+    or memory piles up, and no token changes."""
     async with town(tiny_model, redis_url, ep_size=2) as t:
-        before = await many_epochs(t, 5)
-        after = before
+        await reconfigure(t, 20, 20)
+        before = await census(t, redis_url)
 
         async def change(storm: Storm) -> None:
-            nonlocal after
-            after = await many_epochs(t, 12)
+            await reconfigure(t, 60, 30)
 
         (await under_load(t, 4, TOKENS, change)).check()
-        for (files, threads, size), (files_now, threads_now, size_now) in zip(before, after, strict=True):
-            assert files_now <= files + 6
-            assert threads_now <= threads + 4
-            assert size_now - size < 32 * 2**20
-        assert [] == t.forgotten
+        grown = (await census(t, redis_url)).grown(before)
+        print(grown)
+        bounds = {**BOUNDS, "temporary files": math.inf, "keys in Redis": 4}  # others write there; the requests expire
+        assert {} == {name: more for name, more in grown.items() if more > bounds[name]}
