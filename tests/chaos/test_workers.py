@@ -93,5 +93,5 @@ async def test_many_epochs_leave_nothing_behind(tiny_model: Path, redis_url: str
         (await under_load(t, 4, TOKENS, change)).check()
         grown = (await census(t, redis_url)).grown(before)
         print(grown)
-        bounds = {**BOUNDS, "temporary files": math.inf, "keys in Redis": 4}  # others write there; the requests expire
+        bounds = {**BOUNDS, "temporary files": math.inf}  # others write there
         assert {} == {name: more for name, more in grown.items() if more > bounds[name]}

@@ -111,8 +111,9 @@ class Town:
     async def kill_controller(self) -> None:
         """End it at once, wherever it is; another takes over what it finds."""
         assert self._running is not None, "it does not run"
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
+        while not self._running.done():  # a wait that ends in the same moment swallows the cancellation
+            self._running.cancel()
+            await asyncio.wait([self._running], timeout=0.01)
         self.controller = self._new_controller()
         self._running = asyncio.create_task(self.controller.run())
 
