@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import multiprocessing.util
 import os
 import tempfile
 import time
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=100)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis") as server:
+        multiprocessing.util.get_temp_dir()  # outlives the folder
         temporary = Path(folder) / "tmp"
         temporary.mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)  # for all processes that come
