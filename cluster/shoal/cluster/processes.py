@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -77,6 +78,8 @@ def is_alive(pid: int) -> bool:
 
 def descendants() -> list[psutil.Process]:
     """Every living process below this one."""
+    import psutil  # here, because a router's image has none
+
     alive = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -90,6 +93,8 @@ def kill_descendants(timeout: float = 5.0, keep: Iterable[int] = ()) -> list[int
 
     In rounds, because a killed parent may have been starting another child.
     """
+    import psutil
+
     killed: list[int] = []
     kept = set(keep)
     give_up = time.monotonic() + timeout
