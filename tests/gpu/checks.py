@@ -94,7 +94,7 @@ def splits_merge_to_the_same_bits(s: Setting) -> float:
     k_cache, v_cache, batch = cases.sequences([(1, s.size(5000, 2100)), (1, 7)], kv_heads=kv_heads)
     q, sinks = cases.normal(2, heads, 64), cases.normal(heads, dtype=torch.bfloat16)
     split = _attention.attention(q, k_cache, v_cache, batch, sinks, None, SCALE)
-    with mock.patch.object(_attention, "_ENOUGH_PROGRAMS", 0):
+    with mock.patch.object(_attention, "_shares", return_value=1):
         whole = _attention.attention(q, k_cache, v_cache, batch, sinks, None, SCALE)
     error(attention_torch(q, k_cache, v_cache, batch, sinks, None, SCALE), whole)
     return same("split against whole", whole, split)

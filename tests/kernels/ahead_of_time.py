@@ -31,9 +31,9 @@ from triton.runtime.jit import JITFunction
 
 from shoal.kernels import _chip, target
 from shoal.kernels.target import CHIPS, Chip
+from tests.kernels.launches_attention import launch_attention
 from tests.kernels.launches_dense import launch_dense
 from tests.kernels.launches_moe import launch_moe
-from tests.kernels.launches_rows import launch_rows
 
 _TYPES = {
     torch.bfloat16: "*bf16",
@@ -72,7 +72,7 @@ def launch_everything(chip: Chip) -> None:
     with mock.patch.object(target, "WITHOUT_GPU", chip), mock.patch.object(_chip, "STAND_IN", chip.name):
         launch_moe(chip)
         launch_dense()
-        launch_rows()
+        launch_attention()
 
 
 def compile_for(launch: Launch, chip: str) -> dict[str, object]:

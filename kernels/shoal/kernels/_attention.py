@@ -1,9 +1,13 @@
-"""Triton kernels of `attention`: one body for prompts and for decoding, so that both give the same bits.
+"""The Triton kernel of `attention`: one body for prompts and for decoding, so that both give the same bits.
 
-Keys are visited in tiles of _KEYS, and tiles are gathered into splits of _SPLIT keys, both counted from position 0. A
-split is summed by itself and splits are merged in order, whether one program does it all (whole) or one program per
-split leaves its part for a merging kernel (a long context with few queries). What a row does not see, tile or split,
-leaves its sums exactly as they are, so a row never depends on its neighbours.
+Keys are visited in tiles, and tiles are gathered into splits whose borders are fixed places in the context: _NEAR keys
+each for the first _NEARS of them, _FAR keys each beyond. A split is summed by itself, and splits are merged in order by
+whoever does it: one program for all of them (whole), or several that each take a run of splits and leave their sums in
+memory, where the last one to arrive merges them. What a row does not see, tile or split, leaves its sums exactly as
+they are. So a row never depends on its neighbours, on the height of its tile or on the number of programs.
+
+In a step where every sequence brings one token, the kernel also stores the token's key and value: the program that
+reads that position writes it first. Elsewhere `_write_kv` does, in a launch before.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -11,6 +15,8 @@ leaves its sums exactly as they are, so a row never depends on its neighbours.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,16 +25,39 @@ import triton.language as tl
 from torch import Tensor
 
 from shoal.kernels._launch import ROUND_EACH, compute_dtype, max_tiles, tile_of
+from shoal.kernels._rope import turn
+from shoal.kernels._softmax_sums import LOG2_E, merge, merge_parts, next_split, splits_before, walk
+from shoal.kernels._write_kv import rotate_and_write, turn_and_write, write_kv
+from shoal.kernels.target import chip_for
 
 if TYPE_CHECKING:
-    from shoal.kernels.attention import AttentionBatch
+    from shoal.kernels.attention import AttentionBatch, BlockShape
 
-_ROWS = 64  # queries times heads of one KV head in one tile
-_KEYS = 64
-_SPLIT = 1024
-_ENOUGH_PROGRAMS = 256  # with fewer, a GPU is idle and a long context is worth splitting
-_LOG2_E = tl.constexpr(1.4426950408889634)
-_OPTIONS = {"num_warps": 4, "num_stages": 2, **ROUND_EACH}
+_NEAR, _NEARS, _FAR = 256, 32, 1024  # _FAR and _NEAR * _NEARS are multiples of _NEAR, all of a tile's keys
+_PROGRAMS = 1024  # worth keeping busy: twice what an H200 holds at once
+_ENOUGH_TALL = 256
+_FEWEST_SHARES = 4  # of a sequence; with fewer, parts in memory cost more than they win
+_MOST_SPLIT_TOKENS = 64  # bounds the memory for parts, and places in it to 32 bits
+_MERGE_AHEAD = 8  # parts that are loaded before the first of them is needed
+_TILES = {  # keys, stages, warps per 64 rows (if keys are shared), most rows. Hopper's registers hold the most scores
+    "sm80": (64, 3, 4, 4, 128),
+    "sm90": (128, 3, 4, 4, 128),
+    "sm100": (64, 3, 8, 4, 64),
+    "sm120": (64, 3, 4, 4, 128),
+    "gfx942": (64, 2, 4, 4, 128),
+}
+
+__all__ = ["attention", "rope_attention", "write_kv"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What it takes to read q from fused rows and, where `slots` are given, to store the keys and values in them."""
+
+    positions: Tensor
+    cos: Tensor
+    sin: Tensor
+    slots: Tensor | None
 
 
 def attention(
@@ -40,65 +69,125 @@ def attention(
     window: int | None,
     scale: float,
 ) -> Tensor:
-    tokens, heads, head_dim = q.shape
+    return _launch(q, torch.empty_like(q), k_cache, v_cache, batch, sinks, window, scale, None)
+
+
+def rope_attention(
+    qkv: Tensor,
+    shape: BlockShape,
+    rope: tuple[Tensor, Tensor],
+    positions: Tensor,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    batch: AttentionBatch,
+    sinks: Tensor,
+    window: int | None,
+) -> Tensor:
+    tokens = qkv.shape[0]
+    out = qkv.new_empty(tokens, shape.heads, shape.head_dim)
+    one_each = tokens == batch.context_lens.shape[0]
+    if not one_each:
+        rotate_and_write(qkv, shape.heads, positions, *rope, *cache, slots)
+    rotation = Rotation(positions, *rope, slots if one_each else None)
+    _launch(qkv, out, *cache, batch, sinks, window, shape.scale, rotation)
+    return out.view(tokens, shape.heads * shape.head_dim)
+
+
+def _launch(
+    q: Tensor,
+    out: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: AttentionBatch,
+    sinks: Tensor,
+    window: int | None,
+    scale: float,
+    rotation: Rotation | None,
+) -> Tensor:
+    """q [T,hq,hd], or fused rows if there is a `rotation`. Grids follow from shapes alone: nothing waits for a GPU."""
+    tokens, heads, head_dim = out.shape
     block_size, kv_heads = k_cache.shape[1], k_cache.shape[2]
     sequences, max_blocks = batch.block_tables.shape
-    group = heads // kv_heads
-    out = torch.empty_like(q)
     if tokens == 0:
         return out
-    tiles = max_tiles(tokens, sequences, _ROWS // group)
-    splits = triton.cdiv(max_blocks * block_size, _SPLIT)
-    whole = window is not None or splits == 1 or tiles * kv_heads >= _ENOUGH_PROGRAMS
-    parts = (1, 1) if whole else (tokens * heads, splits)
+    group, one_each = heads // kv_heads, tokens == sequences
+    keys, stages, warps, warps_sharing, most = _TILES[chip_for(q).name]
+    rows = _rows(most, tokens, sequences, kv_heads, group)
+    tiles = sequences if one_each else max_tiles(tokens, sequences, rows // group)
+    splits = _count_splits(max_blocks * block_size)
+    shares = _shares(tokens, tiles * kv_heads, splits) if window is None else 1
+    parts = (1, 1) if shares == 1 else (tokens * heads, splits)
     part_sum = torch.empty(*parts, head_dim, dtype=torch.float32, device=q.device)
     part_max, part_total = (torch.empty(parts, dtype=torch.float32, device=q.device) for _ in range(2))
-    where = (batch.cu_q, batch.context_lens)
-    shape = {
-        "SEQUENCES": triton.next_power_of_2(sequences),
-        "HEAD_DIM": head_dim,
-        "SPLIT": _SPLIT,
-    }
-    _attention_kernel[(tiles, kv_heads, 1 if whole else splits)](
+    r = rotation or Rotation(batch.context_lens, sinks, sinks, None)  # placeholders: the kernel reads none of them
+    _attention_kernel[(kv_heads, tiles, shares)](
         q,
         k_cache,
         v_cache,
-        *where,
+        batch.cu_q,
+        batch.context_lens,
         batch.block_tables,
         sinks,
         out,
+        r.positions,
+        r.cos,
+        r.sin,
+        batch.context_lens if r.slots is None else r.slots,
         part_sum,
         part_max,
         part_total,
+        _arrivals(q.device),
         sequences,
         kv_heads,
         max_blocks,
         splits,
         0 if window is None else window,
-        scale * _LOG2_E.value,
-        **shape,
-        WHOLE=whole,
+        scale * LOG2_E.value,
+        SEQUENCES=1 if one_each else triton.next_power_of_2(sequences),
+        ONE_EACH=one_each,
+        ROTATE=rotation is not None,
+        WRITE=r.slots is not None,
+        WINDOWED=window is not None,
+        WHOLE=shares == 1,
         GROUP=group,
+        HEAD_DIM=head_dim,
         BLOCK=block_size,
         COMPUTE=compute_dtype(q),
-        ROWS=_ROWS,
-        KEYS=_KEYS,
-        **_OPTIONS,
+        ROWS=rows,
+        MERGE_ROWS=triton.next_power_of_2(group),
+        KEYS=keys,
+        NEAR=_NEAR,
+        NEARS=_NEARS,
+        FAR=_FAR,
+        AHEAD=_MERGE_AHEAD,
+        num_warps=(warps if shares == 1 else warps_sharing) * rows // 64,
+        num_stages=stages,
+        **ROUND_EACH,
     )
-    if not whole:
-        _merge_kernel[(tokens, heads)](
-            part_sum, part_max, part_total, *where, sinks, out, sequences, splits, **shape, num_warps=1, **ROUND_EACH
-        )
     return out
 
 
-@triton.jit
-def _merge(total, maximum, acc, part_total, part_max, part_acc):
-    """Add one split's softmax sums to those of the splits before it."""
-    new_max = tl.maximum(maximum, part_max)
-    old_scale, part_scale = tl.exp2(maximum - new_max), tl.exp2(part_max - new_max)
-    total = total * old_scale + part_total * part_scale
-    return total, new_max, acc * tl.expand_dims(old_scale, -1) + part_acc * tl.expand_dims(part_scale, -1)
+def _rows(most: int, tokens: int, sequences: int, kv_heads: int, group: int) -> int:
+    """Of a tile: queries times heads of one KV head. Tall tiles read the keys less often, where enough occupy a GPU."""
+    tall = tokens != sequences and max_tiles(tokens, sequences, most // group) * kv_heads >= _ENOUGH_TALL
+    return most if tall else 64
+
+
+def _count_splits(keys: int) -> int:
+    near = _NEAR * _NEARS
+    return -(-min(keys, near) // _NEAR) - (-max(keys - near, 0) // _FAR)
+
+
+def _shares(tokens: int, programs: int, splits: int) -> int:
+    """How many programs share the keys of one tile and KV head."""
+    shares = _PROGRAMS // programs
+    return min(shares, splits) if shares >= _FEWEST_SHARES and tokens <= _MOST_SPLIT_TOKENS else 1
+
+
+@functools.cache
+def _arrivals(device: torch.device) -> Tensor:
+    """Per tile and KV head, how many of its splits lie in memory; 0 between launches, which are one after another."""
+    return torch.zeros(_PROGRAMS // _FEWEST_SHARES, dtype=torch.int32, device=device)
 
 
 @triton.jit(do_not_specialize=["sequences", "max_blocks", "splits", "window"])
@@ -111,9 +200,14 @@ def _attention_kernel(
     block_tables,
     sinks,
     out,
+    positions,
+    cos,
+    sin,
+    slots,
     part_sum,
     part_max,
     part_total,
+    arrivals,
     sequences,
     kv_heads,
     max_blocks,
@@ -121,133 +215,137 @@ def _attention_kernel(
     window,
     scale_log2,
     SEQUENCES: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    SPLIT: tl.constexpr,
+    ONE_EACH: tl.constexpr,
+    ROTATE: tl.constexpr,
+    WRITE: tl.constexpr,
+    WINDOWED: tl.constexpr,
     WHOLE: tl.constexpr,
     GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     COMPUTE: tl.constexpr,
     ROWS: tl.constexpr,
+    MERGE_ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    NEAR: tl.constexpr,
+    NEARS: tl.constexpr,
+    FAR: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
-    """A tile of ROWS // GROUP queries of one sequence, each with the GROUP heads of one KV head. window 0: all keys."""
-    queries: tl.constexpr = ROWS // GROUP
-    seq, first, end = tile_of(tl.program_id(0), cu_q, sequences, SEQUENCES, queries)
-    if first >= end:
-        return
-    kv_head = tl.program_id(1)
+    """ROWS // GROUP queries of one sequence, each with the GROUP heads of one KV head, over a share of their keys."""
+    kv_head = tl.program_id(0)
+    if ONE_EACH:
+        tile = tl.program_id(1)
+        seq, first, end = tile, tile, tile + 1
+    else:
+        tile = tl.num_programs(1) - 1 - tl.program_id(1)  # those that see the most keys begin first
+        seq, first, end = tile_of(tile, cu_q, sequences, SEQUENCES, ROWS // GROUP)
+        if first >= end:
+            return
     context = tl.load(context_lens + seq)
+    nearest = context - end + first  # where the first of the tile's queries stands
+    until = tl.minimum(nearest + ROWS // GROUP, context)
+    if WHOLE:
+        begin = 0
+        if WINDOWED:
+            begin = tl.maximum(nearest - window + 1, 0) // KEYS * KEYS
+        stop = until
+    else:
+        share = (until + tl.num_programs(2) - 1) // tl.num_programs(2)
+        begin = next_split(tl.program_id(2) * share, NEAR, NEARS, FAR)
+        stop = tl.minimum(next_split((tl.program_id(2) + 1) * share, NEAR, NEARS, FAR), until)
+        if begin >= stop:
+            if ONE_EACH and (tl.program_id(2) == 0):  # a filler: what follows it finds no NaN
+                width: tl.constexpr = triton.next_power_of_2(GROUP * HEAD_DIM)
+                n = tl.arange(0, width)
+                at = (seq.to(tl.int64) * kv_heads + kv_head) * (GROUP * HEAD_DIM) + n
+                tl.store(out + at, tl.zeros((width,), out.dtype.element_ty), mask=n < GROUP * HEAD_DIM)
+            return
+
     row = tl.arange(0, ROWS)
     query = first + row // GROUP
     head = kv_head * GROUP + row % GROUP
-    live = (row // GROUP < queries) & (query < end)
+    live = (row // GROUP < ROWS // GROUP) & (query < end)
     position = context - end + query
     d = tl.arange(0, HEAD_DIM)
-    q_row = query.to(tl.int64) * (kv_heads * GROUP) + head
-    q_tile = tl.load(q + q_row[:, None] * HEAD_DIM + d[None, :], mask=live[:, None], other=0.0).to(COMPUTE)
-    # Every maximum starts at the sink: no -inf ever meets another, and nothing overflows.
-    sink = tl.load(sinks + head, mask=live, other=0.0).to(tl.float32) * _LOG2_E
-
-    nearest = context - end + first  # of the tile's queries, the one that stands first
-    until = tl.minimum(nearest + queries, context)
-    since = tl.maximum(nearest - window + 1, 0) * (window > 0).to(tl.int32)
-    if WHOLE:
-        first_split, last_split = since // SPLIT, (until - 1) // SPLIT
+    half: tl.constexpr = HEAD_DIM // 2
+    heads = kv_heads * GROUP
+    if ROTATE:
+        q_at = q + (query.to(tl.int64) * (heads + 2 * kv_heads) + head) * HEAD_DIM
+        angle = tl.load(positions + query, mask=live, other=0)[:, None] * half + (d % half)[None, :]
+        q_tile = turn(
+            tl.load(q_at[:, None] + d[None, :], mask=live[:, None], other=0.0),
+            tl.load(q_at[:, None] + ((d + half) % HEAD_DIM)[None, :], mask=live[:, None], other=0.0),
+            tl.load(cos + angle, mask=live[:, None], other=0.0),
+            tl.load(sin + angle, mask=live[:, None], other=0.0),
+            (d < half)[None, :],
+        )
     else:
-        first_split, last_split = tl.program_id(2), tl.program_id(2)
-        if first_split * SPLIT >= until:
-            return
+        q_at = q + (query.to(tl.int64) * heads + head) * HEAD_DIM
+        q_tile = tl.load(q_at[:, None] + d[None, :], mask=live[:, None], other=0.0)
+    q_tile = q_tile.to(COMPUTE)
+    # Every maximum starts at the sink: no -inf ever meets another, and nothing overflows.
+    sink = tl.load(sinks + head, mask=live, other=0.0).to(tl.float32) * LOG2_E
 
-    maximum, total = sink, tl.full((ROWS,), 1.0, tl.float32)
-    acc = tl.zeros((ROWS, HEAD_DIM), tl.float32)
-    for split in range(first_split, last_split + 1):
-        split_max, split_total = sink, tl.zeros((ROWS,), tl.float32)
-        split_acc = tl.zeros((ROWS, HEAD_DIM), tl.float32)
-        begin = tl.maximum(since // KEYS * KEYS, split * SPLIT)
-        for start in range(begin, tl.minimum(until, (split + 1) * SPLIT), KEYS):
-            key = start + tl.arange(0, KEYS)
-            there = key < until
-            block = tl.load(block_tables + seq.to(tl.int64) * max_blocks + key // BLOCK, mask=there, other=0)
-            slot = (block.to(tl.int64) * BLOCK + key % BLOCK) * kv_heads + kv_head
-            k_tile = tl.load(k_cache + slot[None, :] * HEAD_DIM + d[:, None], mask=there[None, :], other=0.0)
-            v_tile = tl.load(v_cache + slot[:, None] * HEAD_DIM + d[None, :], mask=there[:, None], other=0.0)
-            score = tl.dot(q_tile, k_tile.to(COMPUTE), input_precision="ieee") * scale_log2
-            distance = position[:, None] - key[None, :]
-            visible = (distance >= 0) & ((distance < window) | (window == 0))
-            score = tl.where(visible, score, float("-inf"))
-            new_max = tl.maximum(split_max, tl.max(score, 1))
-            weight = tl.exp2(score - new_max[:, None])
-            shrink = tl.exp2(split_max - new_max)
-            split_total = split_total * shrink + tl.sum(weight, 1)
-            split_acc = tl.dot(
-                weight.to(COMPUTE), v_tile.to(COMPUTE), split_acc * shrink[:, None], input_precision="ieee"
+    if WRITE:
+        slot = tl.load(slots + seq)
+        if (stop == until) & (slot >= 0):
+            turn_and_write(
+                q,
+                seq,
+                slot,
+                kv_head + tl.arange(0, 1),
+                heads,
+                kv_heads,
+                positions,
+                cos,
+                sin,
+                k_cache,
+                v_cache,
+                HEAD_DIM,
             )
-            split_max = new_max
-        if WHOLE:
-            total, maximum, acc = _merge(total, maximum, acc, split_total, split_max, split_acc)
-        else:
-            part = q_row * splits + split
-            tl.store(part_sum + part[:, None] * HEAD_DIM + d[None, :], split_acc, mask=live[:, None])
-            tl.store(part_max + part, split_max, mask=live)
-            tl.store(part_total + part, split_total, mask=live)
+            tl.debug_barrier()  # what this program wrote, it reads below
+
+    nothing = (tl.zeros((ROWS,), tl.float32), sink, tl.zeros((ROWS, HEAD_DIM), tl.float32))
+    sums, split_sums = (tl.full((ROWS,), 1.0, tl.float32), sink, tl.zeros((ROWS, HEAD_DIM), tl.float32)), nothing
+    keys = (k_cache, v_cache, block_tables + seq.to(tl.int64) * max_blocks, kv_heads, kv_head)
     if WHOLE:
-        tl.store(
-            out + q_row[:, None] * HEAD_DIM + d[None, :],
-            (acc / total[:, None]).to(out.dtype.element_ty),
-            mask=live[:, None],
-        )
-
-
-@triton.jit(do_not_specialize=["sequences", "splits"])
-def _merge_kernel(
-    part_sum,
-    part_max,
-    part_total,
-    cu_q,
-    context_lens,
-    sinks,
-    out,
-    sequences,
-    splits,
-    SEQUENCES: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    SPLIT: tl.constexpr,
-):
-    """Merge one query head's splits in order, with the arithmetic of the whole kernel."""
-    query, head = tl.program_id(0), tl.program_id(1)
-    seq, _first, end = tile_of(query, cu_q, sequences, SEQUENCES, 1)
-    position = tl.load(context_lens + seq) - end + query
-    one = tl.arange(0, 1)
-    d = tl.arange(0, HEAD_DIM)
-    maximum = tl.load(sinks + head + one).to(tl.float32) * _LOG2_E
-    total = tl.full((1,), 1.0, tl.float32)
-    acc = tl.zeros((1, HEAD_DIM), tl.float32)
-    row = query.to(tl.int64) * tl.num_programs(1) + head
-    for split in range(0, position // SPLIT + 1):
-        part = row * splits + split + one
-        part_acc = tl.load(part_sum + part[:, None] * HEAD_DIM + d[None, :])
-        total, maximum, acc = _merge(
-            total, maximum, acc, tl.load(part_total + part), tl.load(part_max + part), part_acc
-        )
-    tl.store(out + (row + one)[:, None] * HEAD_DIM + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty))
-
-
-def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
-    tokens = k.shape[0]
-    width = k.shape[1] * k.shape[2]
-    if tokens:
-        padded = triton.next_power_of_2(width)
-        _write_kv_kernel[(tokens,)](k, v, k_cache, v_cache, slots, width, WIDTH=padded, **ROUND_EACH)
-
-
-@triton.jit
-def _write_kv_kernel(k, v, k_cache, v_cache, slots, width, WIDTH: tl.constexpr):
-    """Copy one token's keys and values, `width` numbers each, to its slot; nowhere if that is negative."""
-    token = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, WIDTH)
-    slot = tl.load(slots + token)
-    inside = (i < width) & (slot >= 0)
-    k_row = tl.load(k + token * width + i, mask=inside)
-    v_row = tl.load(v + token * width + i, mask=inside)
-    tl.store(k_cache + slot * width + i, k_row.to(k_cache.dtype.element_ty), mask=inside)
-    tl.store(v_cache + slot * width + i, v_row.to(v_cache.dtype.element_ty), mask=inside)
+        masked_from = begin
+        if not (ONE_EACH or WINDOWED):  # there, a mask costs less than a second loop that fills its pipeline anew
+            masked_from = (nearest + 1) // KEYS * KEYS
+            sums, split_sums = walk(
+                sums, split_sums, begin, masked_from, q_tile, keys, sink, position, window, scale_log2,
+                False, ONE_EACH, WINDOWED, WHOLE, BLOCK, KEYS, NEAR, NEARS, FAR,
+            )  # fmt: skip
+        sums, split_sums = walk(
+            sums, split_sums, masked_from, stop, q_tile, keys, sink, position, window, scale_log2,
+            True, ONE_EACH, WINDOWED, WHOLE, BLOCK, KEYS, NEAR, NEARS, FAR,
+        )  # fmt: skip
+        total, maximum, acc = sums
+        total, _maximum, acc = merge(total, maximum, acc, split_sums[0], split_sums[1], split_sums[2])
+        out_at = out + (query.to(tl.int64) * heads + head)[:, None] * HEAD_DIM + d[None, :]
+        tl.store(out_at, (acc / total[:, None]).to(out.dtype.element_ty), mask=live[:, None])
+    else:
+        first_split, end_split = splits_before(begin, NEAR, NEARS, FAR), splits_before(stop, NEAR, NEARS, FAR)
+        for split in range(first_split, end_split):
+            _sums, split_sums = walk(
+                sums, nothing, begin, tl.minimum(next_split(begin + 1, NEAR, NEARS, FAR), stop),
+                q_tile, keys, sink, position, window, scale_log2,
+                True, ONE_EACH, WINDOWED, WHOLE, BLOCK, KEYS, NEAR, NEARS, FAR,
+            )  # fmt: skip
+            part = (query * heads + head) * splits + split
+            tl.store(part_sum + part[:, None] * HEAD_DIM + d[None, :], split_sums[2], mask=live[:, None])
+            tl.store(part_max + part, split_sums[1], mask=live)
+            tl.store(part_total + part, split_sums[0], mask=live)
+            begin = next_split(begin + 1, NEAR, NEARS, FAR)
+        tl.debug_barrier()  # all threads' parts, before this program says that they are there
+        arrival = arrivals + tile * kv_heads + kv_head
+        all_splits = splits_before(until, NEAR, NEARS, FAR)
+        mine = end_split - first_split
+        if tl.atomic_add(arrival, mine, sem="acq_rel") + mine == all_splits:
+            tl.store(arrival, 0)
+            for one in range(first, tl.minimum(first + ROWS // GROUP, end)):
+                merge_parts(
+                    (part_sum, part_max, part_total), splits, all_splits, sinks, out, one, kv_head, heads,
+                    GROUP, HEAD_DIM, MERGE_ROWS, AHEAD,
+                )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Triton kernel of `rope`: one program turns all heads of one token, in place."""
+"""Triton kernel of `rope`: one program turns all heads of one token, in place. And the rotation for other kernels."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # ... because the parameters of a kernel have no Python types: pointers, tensors and constants of Triton's language.
@@ -30,6 +30,16 @@ def apply_rope_(q: Tensor, k: Tensor, positions: Tensor, cos: Tensor, sin: Tenso
             HALF_PADDED=triton.next_power_of_2(head_dim // 2),
             **ROUND_EACH,
         )
+
+
+@triton.jit
+def turn(x, other, cos, sin, first):
+    """x turned, all of one shape: `other` holds x's partners, `first` says whether x is of the first halves.
+
+    Each number has the bits that `_rotate` gives it.
+    """
+    partner = other.to(tl.float32) * sin
+    return (x.to(tl.float32) * cos + tl.where(first, -partner, partner)).to(x.dtype)
 
 
 @triton.jit

@@ -66,12 +66,11 @@ def rope_attention(
     Rotates q and k, stores k and v at their slots, attends. rope: cos, sin fp32 [P,hd/2]; positions i64 [T]; cache:
     keys, values [B,bs,hk,hd]; slots i64 [T]. The bits are those of `apply_rope_`, `write_kv` and `attention`.
     """
-    hq, hk, hd = shape.heads, shape.kv_heads, shape.head_dim
-    q, k, v = (part.contiguous() for part in torch.split(qkv, [hq * hd, hk * hd, hk * hd], dim=-1))
-    q, k, v = q.view(-1, hq, hd), k.view(-1, hk, hd), v.view(-1, hk, hd)
-    apply_rope_(q, k, positions, *rope)
-    write_kv(k, v, *cache, slots)
-    return attention(q, *cache, batch, sinks, window, shape.scale).view(-1, hq * hd)
+    if backend_for(qkv) == "triton":
+        from shoal.kernels import _attention
+
+        return _attention.rope_attention(qkv, shape, rope, positions, cache, slots, batch, sinks, window)
+    return rope_attention_torch(qkv, shape, rope, positions, cache, slots, batch, sinks, window)
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
@@ -115,6 +114,26 @@ def attention(
             return _attention.attention(q, k_cache, v_cache, batch, sinks, window, scale)
         case "torch":
             return attention_torch(q, k_cache, v_cache, batch, sinks, window, scale)
+
+
+def rope_attention_torch(
+    qkv: Tensor,
+    shape: BlockShape,
+    rope: tuple[Tensor, Tensor],
+    positions: Tensor,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    batch: AttentionBatch,
+    sinks: Tensor,
+    window: int | None,
+) -> Tensor:
+    """The launchers, one by one, each on the backend of `qkv`."""
+    hq, hk, hd = shape.heads, shape.kv_heads, shape.head_dim
+    q, k, v = (part.contiguous() for part in torch.split(qkv, [hq * hd, hk * hd, hk * hd], dim=-1))
+    q, k, v = q.view(-1, hq, hd), k.view(-1, hk, hd), v.view(-1, hk, hd)
+    apply_rope_(q, k, positions, *rope)
+    write_kv(k, v, *cache, slots)
+    return attention(q, *cache, batch, sinks, window, shape.scale).view(-1, hq * hd)
 
 
 def write_kv_torch(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shoal.kernels import _attention
-from shoal.kernels.attention import AttentionBatch, attention_torch, write_kv_torch
+from shoal.kernels import _attention, _rope
+from shoal.kernels.attention import AttentionBatch, BlockShape, attention_torch, write_kv_torch
+from shoal.kernels.rope import rope_tables
 from tests.kernels.cases import Cases
 from tests.kernels.interpreted.closeness import DTYPES, assert_close
 
@@ -27,19 +28,50 @@ def test_attention_equals_its_twin(heads: int, window: int | None, dtype: torch.
     assert_close(expected, _attention.attention(q, k_cache, v_cache, batch, sinks, window, SCALE))
 
 
-def test_a_split_context_gives_the_bits_of_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One program per split and a merge, or one program for all: the same sums in the same order."""
-    monkeypatch.setattr(_attention, "_SPLIT", 128)
+def test_a_shared_context_gives_the_bits_of_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several programs and a merge, or one program for all: the same sums in the same order, near and far splits."""
+    monkeypatch.setattr(_attention, "_NEAR", 128)
+    monkeypatch.setattr(_attention, "_NEARS", 2)
+    monkeypatch.setattr(_attention, "_FAR", 256)
     cases = Cases(seed=1)
-    k_cache, v_cache, batch = cases.sequences([(1, 300), (2, 129), (1, 5)])
+    k_cache, v_cache, batch = cases.sequences([(1, 700), (2, 129), (1, 5)])
     q, sinks = cases.normal(4, 4, 64), cases.normal(4)
-    split = _attention.attention(q, k_cache, v_cache, batch, sinks, None, SCALE)
-    monkeypatch.setattr(_attention, "_ENOUGH_PROGRAMS", 0)
+    shared = _attention.attention(q, k_cache, v_cache, batch, sinks, None, SCALE)
+    monkeypatch.setattr(_attention, "_shares", lambda tokens, programs, splits: 1)
 
     whole = _attention.attention(q, k_cache, v_cache, batch, sinks, None, SCALE)
 
-    assert torch.equal(whole, split)
+    assert torch.equal(whole, shared)
     assert_close(attention_torch(q, k_cache, v_cache, batch, sinks, None, SCALE), whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("spans", [[(1, 290), (1, 16), (1, 1)], [(3, 40), (1, 17)]])
+def test_one_call_gives_the_bits_of_its_launchers(
+    spans: list[tuple[int, int]], window: int | None, dtype: torch.dtype
+) -> None:
+    """Rotated, stored and attended: output and both caches as from three launches, decoding and in chunks."""
+    cases, shape = Cases(seed=4, dtype=dtype), BlockShape(4, 2, 64, 1e-5, SCALE)
+    k_cache, v_cache, batch = cases.sequences(spans)
+    tokens = sum(new for new, _ in spans)
+    positions = torch.cat([torch.arange(context - new, context) for new, context in spans])
+    rows = [s for s, (new, _) in enumerate(spans) for _ in range(new)]
+    table = batch.block_tables[rows, positions // 16].long()
+    slots = table * 16 + positions % 16
+    rope = rope_tables(150000.0, 32.0, 32.0, 1.0, 4096, 1.35, 64, 512, "cpu")
+    qkv, sinks = cases.normal(tokens, 8 * 64), cases.normal(4)
+    caches = [(k_cache.clone(), v_cache.clone()) for _ in range(2)]
+
+    one = _attention.rope_attention(qkv, shape, rope, positions, caches[0], slots, batch, sinks, window)
+
+    q, k, v = (part.contiguous().view(tokens, -1, 64) for part in torch.split(qkv, [256, 128, 128], dim=-1))
+    _rope.apply_rope_(q, k, positions, *rope)
+    _attention.write_kv(k, v, *caches[1], slots)
+    three = _attention.attention(q, *caches[1], batch, sinks, window, SCALE)
+    assert torch.equal(three.view(tokens, -1), one)
+    for mine, expected in zip(*caches, strict=True):
+        assert torch.equal(expected[~expected.isnan()], mine[~expected.isnan()])
 
 
 @pytest.mark.parametrize("window", [None, 30])
