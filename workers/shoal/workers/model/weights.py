@@ -16,7 +16,9 @@ from torch import Tensor
 
 from shoal.kernels import dense, moe_matmul
 from shoal.kernels.attention_block import BlockWeights
+from shoal.kernels.fragments import LARGEST_SCALE
 from shoal.kernels.mxfp4 import GROUP, ExpertWeights
+from shoal.workers.checkpoint.error import CheckpointError
 from shoal.workers.checkpoint.source import WeightSource
 from shoal.workers.model.config import ModelConfig
 from shoal.workers.model.timing import Stopwatch
@@ -144,7 +146,10 @@ def load_experts(
             with busy.phase("read"):
                 read = ExpertWeights(*(checkpoint.experts(name, some).to(device) for name in names))
             with busy.phase("prepare"):
-                return moe_matmul.prepare(read, int8=int8)
+                try:
+                    return moe_matmul.prepare(read, int8=int8)
+                except ValueError as error:  # numbers that this device's order of bytes cannot hold
+                    raise CheckpointError("checkpoint", str(error), tensor=names[1]) from error
 
         def fill(first: int) -> None:
             some = ids[first : first + at_once]
@@ -196,7 +201,8 @@ def sample_expert(config: ModelConfig, device: torch.device, *, int8: bool = Fal
     def projection(rows: int, columns: int) -> moe_matmul.Weights:
         groups = columns // GROUP
         bias = pattern(rows).to(torch.bfloat16)
-        parts = pattern(rows, groups, GROUP // 2), pattern(rows, groups), bias
+        scales = pattern(rows, groups).remainder(LARGEST_SCALE)
+        parts = pattern(rows, groups, GROUP // 2), scales, bias
         return moe_matmul.prepare(ExpertWeights(*parts), int8=int8)
 
     hidden, inner = config.hidden_size, config.intermediate_size
