@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,21 @@ settings.register_profile("shoal", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("shoal")
 
 
+def log_aside() -> None:
+    """Log as a process that set nothing up, but never into the output that a test reads: a router of another fixture
+    may say something at any time."""
+    structlog.reset_defaults()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+
+
+log_aside()
+
+
 @pytest.fixture(autouse=True)
 def _plain_logs() -> Iterator[None]:
     """A test that sets logging up leaves none behind: its stderr is closed when the next test logs."""
     yield
-    structlog.reset_defaults()
+    log_aside()
     structlog.contextvars.clear_contextvars()
 
 

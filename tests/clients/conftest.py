@@ -15,9 +15,10 @@ from tests.clients.stage import Stage
 from tests.router.byte_tokenizer import write_tokenizer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[Stage]:
-    """A router with Redis and with a `python` tool that answers 42."""
+    """A router with Redis and with a `python` tool that answers 42. It ends with this folder's tests: others share the
+    Redis, and it would meet their workers."""
     python = ScriptedTool(Namespace("python", "Runs code."), [ToolOutput("42\n")])
     model = write_tokenizer(tmp_path_factory.mktemp("models") / "gpt-oss-tiny")
     stage = Stage(model, redis_server.url, tools=(python,))
