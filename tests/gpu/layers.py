@@ -89,15 +89,15 @@ def _step(name: str, engines: dict[str, Engine], steps: dict[str, ModelInput], t
         limit = TOLERANCE[expected.dtype]
         tell.check(f"{name}, {what}", worst <= limit, value=float(f"{worst:.3g}"), limit=limit)
 
-    x = models["torch"].embed(steps["torch"].ids)
+    stream = models["torch"].embed(steps["torch"].ids)
     for layer in range(config.num_layers):
         kind = "sliding" if config.layer_windows[layer] is not None else "full"
         routed = {}
         for who, model in models.items():
             with backend(who):
-                routed[who] = model.to_experts(layer, x, steps[who], model.kv, watch)
+                routed[who] = model.to_experts(layer, stream, steps[who], model.kv, watch)
         twin, ours = routed["torch"], routed[mine]
-        both(f"layer {layer}, {kind} attention", twin.x_dp - x, ours.x_dp - x)
+        both(f"layer {layer}, {kind} attention", twin.x_dp - stream.x, ours.x_dp - stream.x)
         both(f"layer {layer}, norm before the experts", twin.t_dp, ours.t_dp)
         same = same_choices(twin.ids_dp, ours.ids_dp)
         tell.check(f"{name}, layer {layer}, chosen experts", same >= SAME_CHOICES, value=same, limit=SAME_CHOICES)
@@ -107,16 +107,16 @@ def _step(name: str, engines: dict[str, Engine], steps: dict[str, ModelInput], t
                 rows[who] = model.experts[layer](twin.t_dp, twin.ids_dp, watch)
         for who, model in models.items():
             with backend(who):
-                sums[who] = model.from_experts(twin, rows["torch"], watch)
+                sums[who] = model.from_experts(layer, twin, rows["torch"], watch)
         both(f"layer {layer}, experts", rows["torch"].flatten(0, 1), rows[mine].flatten(0, 1))
-        both(f"layer {layer}, weighted sum", sums["torch"], sums[mine])
-        x = sums["torch"]
-    last, logits = x[-min(4, len(x)) :], {}
+        both(f"layer {layer}, weighted sum", sums["torch"].x, sums[mine].x)
+        stream = sums["torch"]
+    last, logits = stream.x[-min(4, len(stream.x)) :], {}
     for who, model in models.items():
         with backend(who):
             logits[who] = model.unembed(last)
     worst = row_error(logits["torch"], logits[mine])
-    limit = TOLERANCE[x.dtype]
+    limit = TOLERANCE[last.dtype]
     tell.check(f"{name}, logits", worst <= limit, value=float(f"{worst:.3g}"), limit=limit)
 
 

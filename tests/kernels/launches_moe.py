@@ -48,10 +48,13 @@ def launch_moe(chip: Chip) -> None:
     for tokens in (1, 16, 64, 2048):
         loads = meta(EXPERTS, dtype=torch.int64)
         _schedule.arrange(ints(tokens, TOP_K), ints(EXPERTS), loads)
-    _routing.route(meta(64, EXPERTS, dtype=torch.float32), TOP_K)
+    logits = meta(64, EXPERTS, dtype=torch.float32)
+    _routing.route(logits, TOP_K)
+    _routing.route(logits, TOP_K, ints(1))
     rows, weights = meta(64, TOP_K, HIDDEN), meta(64, TOP_K, dtype=torch.float32)
     _routing.combine(rows, weights)
     _routing.combine(rows, weights, meta(64, HIDDEN))
+    _routing.combine_normed(rows, weights, meta(64, HIDDEN), meta(HIDDEN), 1e-5)
 
 
 def project(schedule: Schedule, up: GpuWeights, down: GpuWeights) -> None:

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.kernels.routing import combine_torch, route_torch, sort_by_expert_torch
+from shoal.kernels.norm import rms_norm
+from shoal.kernels.routing import (
+    combine,
+    combine_normed,
+    combine_normed_torch,
+    combine_torch,
+    route,
+    route_torch,
+    sort_by_expert_torch,
+)
 from tests.kernels import reference
 from tests.kernels.cases import Cases
 
@@ -46,6 +55,19 @@ def test_a_token_is_routed_the_same_in_every_batch(tokens: int, seed: int) -> No
         assert torch.equal(weights[t], alone_weights[0])
 
 
+def test_rows_from_the_last_one_alive_on_choose_nobody() -> None:
+    """On the backend of this machine and in the twin; what the others choose stays."""
+    logits = Cases(seed=4).normal(5, 8)
+
+    for choose in (route, route_torch):
+        ids, weights = choose(logits, 4)
+        for live in (0, 2, 5):
+            some, same = choose(logits, 4, torch.tensor([live]))
+            assert torch.equal(ids[:live], some[:live])
+            assert (some[live:] == -1).all()
+            assert torch.equal(weights, same)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(-2, 5), max_size=40))
 def test_rows_are_sorted_stably_and_strangers_left_out(ids: list[int]) -> None:
@@ -66,3 +88,17 @@ def test_expert_rows_are_added_in_top_k_order_and_rounded_once(dtype: torch.dtyp
     expected = ((r[:, 0] * w[:, 0] + r[:, 1] * w[:, 1]) + r[:, 2] * w[:, 2]) + r[:, 3] * w[:, 3]
 
     assert torch.equal(expected.to(dtype), combine_torch(rows, weights))
+
+
+def test_the_sum_and_its_norm_are_the_two_launchers() -> None:
+    """On the backend of this machine and in the twin."""
+    rows, weights = Cases(seed=2).normal(5, 4, 33), Cases(seed=3).normal(5, 4)
+    x, norm = Cases(seed=4).normal(5, 33), Cases(seed=5).normal(33).bfloat16()
+
+    total, normed = combine_normed(rows, weights, x, norm, 1e-5)
+    twin_total, twin_normed = combine_normed_torch(rows, weights, x, norm, 1e-5)
+
+    assert torch.equal(combine(rows, weights, x), total)
+    assert torch.equal(rms_norm(total, norm, 1e-5), normed)
+    assert torch.equal(combine_torch(rows, weights, x), twin_total)
+    torch.testing.assert_close(twin_normed, normed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shoal.kernels import _routing
-from shoal.kernels.routing import combine_torch, route_torch
+from shoal.kernels import _norm, _routing
+from shoal.kernels.routing import combine_normed_torch, combine_torch, route_torch
 from tests.kernels.cases import Cases
 from tests.kernels.interpreted.closeness import DTYPES, assert_close
 
@@ -25,6 +25,19 @@ def test_route_equals_its_twin(experts: int, k: int) -> None:
 
     assert torch.equal(expected_ids, ids)
     assert_close(expected_weights, weights)
+
+
+def test_rows_that_fill_a_step_up_choose_nobody() -> None:
+    """From the row that a tensor names on; the others choose as ever."""
+    logits = Cases(seed=9).normal(5, 8)
+    ids, weights = _routing.route(logits, 4)
+
+    for live in (0, 3, 5):
+        some_ids, some_weights = _routing.route(logits, 4, torch.tensor([live]))
+        assert torch.equal(route_torch(logits, 4, torch.tensor([live]))[0], some_ids)
+        assert torch.equal(ids[:live], some_ids[:live])
+        assert torch.equal(weights[:live], some_weights[:live])
+        assert (some_ids[live:] == -1).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -54,3 +67,20 @@ def test_a_residual_is_added_before_the_one_rounding(dtype: torch.dtype) -> None
     assert_close(combine_torch(rows, weights, x), found)
     if dtype == torch.float32:
         assert torch.equal(x + combine_torch(rows, weights), found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("tokens", "width"), [(0, 32), (1, 1), (3, 33), (5, 1030)])
+def test_the_norm_behind_a_layer_has_the_bits_of_its_own_kernel(tokens: int, width: int, dtype: torch.dtype) -> None:
+    """Sum and norm in one launch: the sum of `combine`, and the norm of what was stored, with a residual or without."""
+    rows, weights = Cases(seed=2, dtype=dtype).normal(tokens, 4, width), Cases(3).normal(tokens, 4)
+    x, norm = Cases(4, dtype).normal(tokens, width), Cases(5).normal(width).bfloat16()
+
+    for residual in (None, x):
+        total, normed = _routing.combine_normed(rows, weights, residual, norm, 1e-5)
+        assert torch.equal(_routing.combine(rows, weights, residual), total)
+        assert torch.equal(_norm.rms_norm(total, norm, 1e-5), normed)
+        if dtype == torch.float32:  # what bf16 rounds twice may be two places off
+            twins = combine_normed_torch(rows, weights, residual, norm, 1e-5)
+            assert_close(twins[0], total)
+            assert_close(twins[1], normed)

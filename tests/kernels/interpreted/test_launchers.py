@@ -71,6 +71,12 @@ def test_launchers_that_return_a_result() -> None:
             strict=True,
         ),
         *zip(_routing.route(x, 4), routing.route(x, 4), strict=True),
+        (_routing.route(x, 4, wanted[:1] - 2)[0], routing.route(x, 4, wanted[:1] - 2)[0]),
+        *zip(
+            _routing.combine_normed(x.view(3, 2, 64), q[:, :2, 0], x[3:], weight[0], 1e-5),
+            routing.combine_normed(x.view(3, 2, 64), q[:, :2, 0], x[3:], weight[0], 1e-5),
+            strict=True,
+        ),
     ]
 
     for expected, found in pairs:

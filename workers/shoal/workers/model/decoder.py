@@ -152,16 +152,14 @@ class Decoder:
         """The step of a rank that holds every expert."""
         model, experts, watch = self._model, self._experts, self._watch
         step, live = self._input(size)
-        number = self._cu_q[:size, None]
 
         def work() -> None:
-            x = model.embed(step.ids)
+            stream = model.embed(step.ids)
             for i, layer in enumerate(experts):
-                routed = model.to_experts(i, x, step, model.kv, watch)
-                ids = routed.ids_dp.masked_fill(number >= live, -1)
-                rows = layer.compute(routed.t_dp, ids)
-                x = model.from_experts(routed, _all_rows(rows, *ids.shape), watch)
-            self._x[:size].copy_(x)
+                routed = model.to_experts(i, stream, step, model.kv, watch, live)
+                rows = layer.compute(routed.t_dp, routed.ids_dp)
+                stream = model.from_experts(i, routed, _all_rows(rows, *routed.ids_dp.shape), watch)
+            self._x[:size].copy_(stream.x)
 
         return work
 
@@ -174,11 +172,11 @@ class Decoder:
         rows = self._rows[:size]
 
         def work() -> None:
-            x = model.from_experts(kept, rows, watch) if number else model.embed(step.ids)
+            stream = model.from_experts(number - 1, kept, rows, watch) if number else model.embed(step.ids)
             if number == last:
-                self._x[:size].copy_(x)
+                self._x[:size].copy_(stream.x)
                 return
-            new = model.to_experts(number, x, step, model.kv, watch)
+            new = model.to_experts(number, stream, step, model.kv, watch)
             for into, value in (
                 (kept.x_dp, new.x_dp), (kept.t_dp, new.t_dp), (kept.ids_dp, new.ids_dp),
                 (kept.weights_dp, new.weights_dp),

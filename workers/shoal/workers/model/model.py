@@ -12,6 +12,7 @@ The residual stream has the activation dtype; every row is bitwise independent o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +50,13 @@ class ModelInput:
     full: KvPlace  # of full-attention layers
     sliding: KvPlace  # of sliding layers
     logit_rows: Tensor  # [L] int64, tokens whose logits are wanted
+
+
+class Stream(NamedTuple):
+    """The residual stream between two layers."""
+
+    x: Tensor  # [T, H]
+    normed: Tensor | None  # [T, H]: what the next layer's attention reads, if the kernel that made x has left it too
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,31 +119,39 @@ class Model:
     def forward_split(self, step: ModelInput, kv: KvCache) -> Tensor:
         """The same layer by layer, tokens exchanged with the other ranks; the same bits."""
         watch = self.stopwatch
-        x_dp = self.embed(step.ids)
+        stream = self.embed(step.ids)
         for layer, experts in enumerate(self.experts):
-            routed = self.to_experts(layer, x_dp, step, kv, watch)
+            routed = self.to_experts(layer, stream, step, kv, watch)
             rows_dp = experts(routed.t_dp, routed.ids_dp, watch)
-            x_dp = self.from_experts(routed, rows_dp, watch)
-        return self.unembed(x_dp[step.logit_rows])
+            stream = self.from_experts(layer, routed, rows_dp, watch)
+        return self.unembed(stream.x[step.logit_rows])
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Stream:
         """ids [T] -> [T, H], the beginning of the residual stream."""
-        return self.weights.embedding[ids].to(self.target.dtype)
+        return Stream(self.weights.embedding[ids].to(self.target.dtype), None)
 
-    def to_experts(self, layer: int, x_dp: Tensor, step: ModelInput, kv: KvCache, watch: Stopwatch) -> Routed:
-        """The layer's half before the exchange: attention, norm, router, choice of experts."""
+    def to_experts(
+        self, layer: int, stream: Stream, step: ModelInput, kv: KvCache, watch: Stopwatch, live: Tensor | None = None
+    ) -> Routed:
+        """The layer's half before the exchange: attention, norm, router, choice of experts.
+
+        Rows from `live` [1] on only fill the step up and choose none.
+        """
         with watch.phase("attention"):
-            x_dp = self._attention(layer, self.weights.attention[layer], x_dp, step, kv)
+            x_dp = self._attention(layer, self.weights.attention[layer], stream, step, kv)
         router = self.weights.routers[layer]
         with watch.phase("routing"):
             t_dp, logits = norm_linear(x_dp, router.norm, self.config.rms_eps, router.weight, router.bias)
-            return Routed(x_dp, t_dp, *routing.route(logits, self.config.experts_per_token))
+            return Routed(x_dp, t_dp, *routing.route(logits, self.config.experts_per_token, live))
 
-    @staticmethod
-    def from_experts(routed: Routed, rows_dp: Tensor, watch: Stopwatch) -> Tensor:
-        """The half after it: rows_dp [T, k, H], weighted and added to the residual stream, [T, H]."""
+    def from_experts(self, layer: int, routed: Routed, rows_dp: Tensor, watch: Stopwatch) -> Stream:
+        """The half after it: rows_dp [T, k, H], weighted and added to the residual stream."""
+        following = self.weights.attention[layer + 1 : layer + 2]
         with watch.phase("routing"):
-            return routing.combine(rows_dp, routed.weights_dp, routed.x_dp)
+            if self.target.backend == "native" or not following:  # a CPU's attention norms what it reads by itself
+                return Stream(routing.combine(rows_dp, routed.weights_dp, routed.x_dp), None)
+            norm = following[0].norm
+            return Stream(*routing.combine_normed(rows_dp, routed.weights_dp, routed.x_dp, norm, self.config.rms_eps))
 
     @torch.inference_mode()
     def unembed(self, x_dp: Tensor) -> Tensor:
@@ -143,11 +159,12 @@ class Model:
         with self.stopwatch.phase("unembedding"):
             return norm_linear(x_dp, self.weights.norm, self.config.rms_eps, self.weights.unembedding, None)[1]
 
-    def _attention(self, layer: int, weights: BlockWeights, x_dp: Tensor, step: ModelInput, kv: KvCache) -> Tensor:
+    def _attention(self, layer: int, weights: BlockWeights, stream: Stream, step: ModelInput, kv: KvCache) -> Tensor:
         """[T, H] -> [T, H], the residual included; causal, windowed on sliding layers."""
         window = self.config.layer_windows[layer]
         place = step.full if window is None else step.sliding
         cache = kv.keys[layer], kv.values[layer]
         return attention_block(
-            x_dp, weights, self._block, self._rope, step.positions, cache, place.slots, place.batch, window
-        )
+            stream.x, weights, self._block, self._rope, step.positions, cache, place.slots, place.batch, window,
+            stream.normed,
+        )  # fmt: skip
