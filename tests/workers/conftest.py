@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from shoal.cluster.checkpoint.make import make_checkpoint
+from tests.workers.engines import Make, make_engine
 
 torch.set_num_threads(1)  # transformers' threads wait for each other by spinning: worse than useless on a busy machine
 
@@ -16,3 +18,9 @@ torch.set_num_threads(1)  # transformers' threads wait for each other by spinnin
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint of random weights: 4 layers, 8 experts, window 32."""
     return make_checkpoint(tmp_path_factory.mktemp("tiny") / "model", "tiny", seed=1)
+
+
+@pytest.fixture(params=["host", "device"])
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes engines that choose tokens on the host, and on the device."""
+    return partial(make_engine, sampler=request.param)

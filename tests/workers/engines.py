@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from shoal.workers.engine.sequence import Sequence, SequenceKey, StopParams
 from shoal.workers.experts.exchange import Exchange
 from shoal.workers.experts.placement import Placement
 from shoal.workers.model.sampling import SamplingParams
+
+Make = Callable[..., Engine]
+"""As `make_engine`: tests that ask for it as a fixture run once for every way to choose tokens."""
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -38,6 +41,7 @@ def engine_of(
     speculate: int = 0,
     int8: bool = False,
     device: str = "cpu",
+    sampler: str = "auto",
     graphs: bool | None = None,
     exchange: Exchange | None = None,
     placement: Placement | None = None,
@@ -47,7 +51,7 @@ def engine_of(
         batch_size=batch_size, batch_tokens=batch_tokens, block_size=block_size, kv_tokens=kv_tokens, caching=caching,
         speculative_tokens=speculate, graphs=graphs,
     )  # fmt: skip
-    return alone.make_engine(source, targets.choose(device, int8=int8), sizes, exchange, placement)
+    return alone.make_engine(source, targets.choose(device, int8=int8, sampler=sampler), sizes, exchange, placement)
 
 
 def sequence(

@@ -26,11 +26,13 @@ import torch
 from shoal.kernels import native
 
 Backend = Literal["native", "torch", "triton"]
+Sampler = Literal["host", "device"]
 
 OVERRIDE = "SHOAL_KERNELS"
 _INTERPRET = "TRITON_INTERPRET"
 _VERSION = "v2"  # of the CPU's kernels: raised whenever one may round differently from its predecessor
 _GPU_VERSION = "v3"  # of the Triton kernels, likewise
+_DEVICE_SAMPLER = "-sampler1"  # in the class of who chooses tokens on the device; raised with what that one chooses
 _log = logging.getLogger(__name__)
 
 
@@ -43,8 +45,8 @@ class Target:
     """What one worker computes on, decided once at its start.
 
     `dtype` is the dtype of activations (and of the KV cache). `int8` rounds them to 8 bits where they meet MXFP4
-    weights: faster, less exact. `kernel_class` names everything that can change a
-    rounding; two workers with equal classes, dtypes and checkpoints produce the same bits.
+    weights: faster, less exact. `sampler` says where tokens are chosen. `kernel_class` names everything that can change
+    a rounding; two workers with equal classes, dtypes and checkpoints produce the same bits and tokens.
     """
 
     device: torch.device
@@ -52,6 +54,7 @@ class Target:
     dtype: torch.dtype
     kernel_class: str
     int8: bool = False
+    sampler: Sampler = "host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +129,10 @@ def _chip(index: int) -> Chip:
     return CHIPS[max((c for c in CHIPS if c <= 10 * major + minor), default=80)]
 
 
-def choose(device: str = "auto", *, int8: bool = False) -> Target:
+def choose(device: str = "auto", *, int8: bool = False, sampler: str = "auto") -> Target:
     """Resolve "auto", "cpu", "cuda" or "cuda:N" to a complete target, with `int8` activations if asked for.
+
+    `sampler` is "host", "device" or "auto": the device on a GPU.
 
     Raises BackendError if it cannot serve.
     """
@@ -146,7 +151,13 @@ def choose(device: str = "auto", *, int8: bool = False) -> Target:
     if int8 and backend != "native":
         raise BackendError(f"8-bit activations are for the native kernels of a CPU; here {backend} kernels serve")
     kernel_class = _kernel_class(where, backend).replace("cpu-", "cpu-int8-") if int8 else _kernel_class(where, backend)
-    return Target(where, backend, dtype, kernel_class, int8)
+    if sampler == "auto":
+        sampler = "device" if where.type == "cuda" else "host"
+    if sampler not in get_args(Sampler):
+        raise BackendError(f"sampler: expected auto, host or device, found {sampler!r}")
+    if sampler == "device":
+        kernel_class += _DEVICE_SAMPLER
+    return Target(where, backend, dtype, kernel_class, int8, cast(Sampler, sampler))
 
 
 def backend_for(x: torch.Tensor) -> Backend:

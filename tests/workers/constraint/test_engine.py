@@ -17,7 +17,7 @@ from shoal.workers.engine.sequence import Finish, Sequence, StopParams
 from shoal.workers.model.sampling import SamplingParams
 from shoal.workers.model.token_bytes import read_token_bytes
 from tests.workers.constraint.small import anything, choice, constraint, path, regex, written
-from tests.workers.engines import GREEDY, make_engine, random_tokens, run, sequence
+from tests.workers.engines import GREEDY, Make, make_engine, random_tokens, run, sequence
 
 WARM = SamplingParams(temperature=1.0)
 SCHEMA = {
@@ -77,9 +77,11 @@ def generate(engine: Engine, vocabulary: Vocabulary, prompts: list[list[int]], *
     return run(engine, *sequences)
 
 
-def test_every_turn_keeps_its_constraint(tiny: Path, vocabulary: Vocabulary, prompts: list[list[int]]) -> None:
+def test_every_turn_keeps_its_constraint(
+    make: Make, tiny: Path, vocabulary: Vocabulary, prompts: list[list[int]]
+) -> None:
     """Random weights think within the budget, answer in JSON of the schema, and end where the constraint ends."""
-    for tokens in generate(make_engine(tiny), vocabulary, prompts):
+    for tokens in generate(make(tiny), vocabulary, prompts):
         thought, answer = tokens[: tokens.index(vocabulary.end)], tokens[tokens.index(vocabulary.end) + 1 :]
         value = json.loads(vocabulary.text(answer[:-1]))
 
@@ -91,7 +93,7 @@ def test_every_turn_keeps_its_constraint(tiny: Path, vocabulary: Vocabulary, pro
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "warm"])
 def test_speculation_changes_nothing(
-    tiny: Path, vocabulary: Vocabulary, prompts: list[list[int]], sampling: SamplingParams
+    make: Make, tiny: Path, vocabulary: Vocabulary, prompts: list[list[int]], sampling: SamplingParams
 ) -> None:
     """With guesses verified under the masks of their positions the tokens are the same, and guesses are right."""
     message = constraint(regex("(abcabc|xyz){20}", path(vocabulary.stop, to=1)), choice())
@@ -102,20 +104,22 @@ def test_speculation_changes_nothing(
             for i, p in enumerate(prompts)
         ))  # fmt: skip
 
-    guessing = make_engine(tiny, speculate=4)
-    plain, guessed = generated(make_engine(tiny)), generated(guessing)
+    guessing = make(tiny, speculate=4)
+    plain, guessed = generated(make(tiny)), generated(guessing)
 
     assert plain == guessed
     assert guessing.counters.accepted_tokens > 0
     assert all(tokens[-1] == vocabulary.stop for tokens in plain)
 
 
-def test_batch_and_preemption_change_nothing(tiny: Path, vocabulary: Vocabulary, prompts: list[list[int]]) -> None:
+def test_batch_and_preemption_change_nothing(
+    make: Make, tiny: Path, vocabulary: Vocabulary, prompts: list[list[int]]
+) -> None:
     """The same turns alone, together, and with too little memory for all of them."""
     alone = [_alone(tiny, vocabulary, i, p) for i, p in enumerate(prompts)]
-    cramped = make_engine(tiny, kv_tokens=160, caching=False)
+    cramped = make(tiny, kv_tokens=160, caching=False)
 
-    assert alone == generate(make_engine(tiny), vocabulary, prompts)
+    assert alone == generate(make(tiny), vocabulary, prompts)
     assert alone == generate(cramped, vocabulary, prompts, max_tokens=140)
     assert cramped.counters.preemptions > 0
 
@@ -126,20 +130,20 @@ def _alone(tiny: Path, vocabulary: Vocabulary, seed: int, prompt: list[int]) -> 
     return run(make_engine(tiny), made)[0]
 
 
-def test_replay_goes_on_the_same(tiny: Path, vocabulary: Vocabulary, prompts: list[list[int]]) -> None:
+def test_replay_goes_on_the_same(make: Make, tiny: Path, vocabulary: Vocabulary, prompts: list[list[int]]) -> None:
     """From any offset another engine generates the rest, with the constraint's state rebuilt from the tokens."""
     whole = _alone(tiny, vocabulary, 0, prompts[0])
     message = vocabulary.thinking_then_json(budget=9)
 
     for cut in range(0, len(whole) - 1, 5):
         again = vocabulary.sequence(message, prompts[0], whole[:cut], seed=0, max_tokens=400, sampling=WARM)
-        assert run(make_engine(tiny), again) == [whole]
+        assert run(make(tiny), again) == [whole]
 
 
-def test_a_dead_end_ends_the_sequence_with_its_reason(tiny: Path, vocabulary: Vocabulary) -> None:
+def test_a_dead_end_ends_the_sequence_with_its_reason(make: Make, tiny: Path, vocabulary: Vocabulary) -> None:
     """A constraint that leaves no token ends its own sequence alone, and says why."""
     stuck = constraint(written(pb.GRAMMAR_KIND_REGEX, "a(b)"), choice())  # complete, and no path leads on
-    engine = make_engine(tiny)
+    engine = make(tiny)
     made, other = vocabulary.sequence(stuck, [1, 2, 3], name="stuck"), sequence([1, 2, 3], name="other")
     for each in (made, other):
         engine.submit(each)
@@ -154,23 +158,25 @@ def test_a_dead_end_ends_the_sequence_with_its_reason(tiny: Path, vocabulary: Vo
     assert Finish.LENGTH == other.finish
 
 
-def test_an_end_that_the_constraint_demands_overrules_min_tokens(tiny: Path, vocabulary: Vocabulary) -> None:
+def test_an_end_that_the_constraint_demands_overrules_min_tokens(
+    make: Make, tiny: Path, vocabulary: Vocabulary
+) -> None:
     """Where nothing but an end token is left it is generated, however few tokens there are."""
     message = constraint(regex("ab", path(vocabulary.stop, to=1)), choice())
     stop = StopParams(max_tokens=50, min_tokens=40, stop_token_ids=frozenset((vocabulary.stop,)))
 
     made = vocabulary.sequence(message, [1, 2, 3], stop=stop)
-    (tokens,) = run(make_engine(tiny), made)
+    (tokens,) = run(make(tiny), made)
 
     assert vocabulary.text(tokens) == b"ab"
     assert Finish.STOP_TOKEN == made.finish
 
 
-def test_log_probabilities_are_of_the_allowed_tokens(tiny: Path, vocabulary: Vocabulary) -> None:
+def test_log_probabilities_are_of_the_allowed_tokens(make: Make, tiny: Path, vocabulary: Vocabulary) -> None:
     """Only allowed tokens are listed, and together they are certain."""
     message = constraint(regex("[ab]", path(vocabulary.stop, to=1)), choice())
     params = SamplingParams(temperature=1.0, logprobs=True, top_logprobs=5)
-    engine = make_engine(tiny)
+    engine = make(tiny)
     engine.submit(vocabulary.sequence(message, [1, 2, 3], sampling=params))
     first = engine.step().outputs[0].token
 

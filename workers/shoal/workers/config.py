@@ -57,6 +57,9 @@ class WorkerConfig:
     int8_activations: bool = False
     """Round activations to 8 bits where they meet the experts' weights: faster on a CPU, less exact, and another
     numerics id."""
+    sampler: str = "auto"
+    """Where tokens are chosen: "host", "device", or "auto": the device on a GPU. Penalties and biases are the host's
+    everywhere. Both keep to the same seeds; rounding differs, so each is a numerics id of its own."""
     graphs: str = "auto"
     """Record a decode step once per batch size and replay it: "auto" on a GPU, "on" everywhere (on a CPU it saves
     nothing), "off" nowhere. The output is the same."""
@@ -118,6 +121,8 @@ class WorkerConfig:
             raise ConfigError(f"worker.preferred_step_sizes must be ascending integers of at least 1, not {sizes!r}")
         if self.kv_tokens < self.block_size:
             raise ConfigError(f"worker.kv_tokens ({self.kv_tokens}) must hold a block of {self.block_size}")
+        if self.sampler not in ("auto", "host", "device"):
+            raise ConfigError(f'worker.sampler must be "auto", "host" or "device", not {self.sampler!r}')
         if self.graphs not in ("auto", "on", "off"):
             raise ConfigError(f'worker.graphs must be "auto", "on" or "off", not {self.graphs!r}')
         if self.peer_copies not in ("auto", "always", "never"):

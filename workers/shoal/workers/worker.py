@@ -63,7 +63,7 @@ class Worker:
 
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
-        self._target = targets.choose(config.device, int8=config.int8_activations)
+        self._target = targets.choose(config.device, int8=config.int8_activations, sampler=config.sampler)
         self._alarm = Alarm(config.tls)
         ports = candidates(config.port, config.first_port)
         giver = Giver(lambda: self._bank)

@@ -155,7 +155,11 @@ class Engine:
             agreed = self.exchange.agree(self.next_step, plan.num_tokens, wishes)
         if Wish.PAUSE in agreed.wishes:
             return StepResult(self.next_step, (), agreed.total_tokens == 0, agreed.wishes)
-        results = self._runner.run(plan.work) if agreed.total_tokens else []
+        results: list[Result] = []
+        if agreed.total_tokens:
+            flight = self._runner.launch(plan.work)
+            self._runner.choose(flight)
+            results = self._runner.collect(flight)
         with watch.phase("commit"):
             outputs = self._commit(results)
         return StepResult(self.next_step - 1, outputs, agreed.total_tokens == 0, agreed.wishes)

@@ -1,4 +1,9 @@
-"""Runs planned work: model, then sampling."""
+"""Runs planned work in three parts, so that a host need not stand still while a device computes.
+
+launch    the model's step is on its way
+choose    what may be chosen is known: choices, and what the host wants to see, are on their way
+collect   they have come
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,12 @@ from torch import Tensor
 
 from shoal.workers.constraint.ahead import Ahead
 from shoal.workers.engine.batch import step_ints, wanted_rows
+from shoal.workers.engine.choosing import Asked, Chooser, Chosen, on_device
 from shoal.workers.engine.scheduler import Work
 from shoal.workers.engine.sequence import Sequence
 from shoal.workers.errors import ConstraintError
 from shoal.workers.model.decoder import Decoder
+from shoal.workers.model.download import Download, Fetch
 from shoal.workers.model.model import Model
 from shoal.workers.model.sampling import Sampled, logprobs_of, sample, uniform
 from shoal.workers.model.step import StepInts
@@ -39,36 +46,83 @@ class Result:
     dead_end: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of work in a launched step: its rows of the step's logits."""
+
+    work: Work
+    after: int  # place in the sequence behind its first row
+    prompt: range  # those before a token that is known, whose log-probability is wanted
+    open: range  # those that a new token is chosen from
+    on_device: bool  # who chooses
+
+    @property
+    def seen(self) -> Seq[int]:
+        """What the host wants to see."""
+        return self.prompt if self.on_device else range(self.prompt.start, self.open.stop)
+
+
+@dataclass(slots=True)
+class Flight:
+    """A step that was launched and whose results have not come yet."""
+
+    parts: tuple[Part, ...]
+    logits: Tensor
+    chosen: Chosen | None = None
+
+
 class Runner:
     """Runs planned work on one rank's model."""
 
-    def __init__(self, model: Model, decoder: Decoder | None = None) -> None:
+    def __init__(self, model: Model, decoder: Decoder | None = None, fetch: Fetch = Download) -> None:
         """With a `decoder`, steps of one token a sequence are replayed where they can be."""
         self.model = model
         self._decoder = decoder
         self._upload = Upload(model.target.device)
+        self._chooser = Chooser(model.config.vocab_size, self._upload, fetch)
+        self._device = model.target.sampler == "device"
         self._ahead = Ahead()
 
-    def run(self, work: Seq[Work]) -> list[Result]:
-        """Compute the planned tokens and sample after every sequence's last one.
+    def launch(self, work: Seq[Work]) -> Flight:
+        """Begin to compute the planned tokens.
 
-        The sequences are not changed, except that their keys and values are written to their blocks and that their
-        constraints take the sampled tokens. With no work the rank still takes part in the exchange. Raises
-        ExchangeError; then nothing was sampled.
+        The sequences are not changed, except that their keys and values are written to their blocks. With no work the
+        rank still takes part in the exchange. Raises ExchangeError; then nothing was begun.
         """
         with self.model.stopwatch.phase("batch"):
             step = step_ints(work, self.model.kv.plan.block_size)
-        sampling = [w.sequence for w in work if w.sequence.computed + w.tokens >= len(w.sequence.tokens)]
-        with self._ahead.finding([s.constraint for s in sampling if s.constraint is not None]):
-            logits = self._logits(step)
+        parts, first = [], 0
+        for w in work:
+            parts.append(self._part(w, first))
+            first = parts[-1].open.stop
+        with self._ahead.finding(
+            [p.work.sequence.constraint for p in parts if p.open and p.work.sequence.constraint and not p.on_device]
+        ):
+            return Flight(tuple(parts), self._logits(step))
+
+    def choose(self, flight: Flight) -> None:
+        """Begin to choose after every sequence's last token, which must be known by now, as its constraint must be."""
         with self.model.stopwatch.phase("sampling"):
-            rows = logits.cpu().numpy()
-            results, start = [], 0
-            for w in work:
-                wanted = wanted_rows(w)
-                results.append(_result(w, wanted.start, rows[start : start + len(wanted)]))
-                start += len(wanted)
-            return results
+            asked, seen = Asked(), list[int]()
+            for part in flight.parts:
+                seen += part.seen
+                if part.on_device:
+                    self._chooser.ask(asked, part.work.sequence, part.open)
+            flight.chosen = self._chooser.choose(asked, flight.logits, seen)
+
+    def collect(self, flight: Flight) -> list[Result]:
+        """Wait for what was chosen. The sequences' constraints take it; else they are not changed."""
+        assert flight.chosen is not None, "nothing was chosen yet"
+        with self.model.stopwatch.phase("sampling"):
+            return [_result(part, flight.chosen) for part in flight.parts]
+
+    def _part(self, work: Work, first: int) -> Part:
+        """`first`: its first row of the logits."""
+        wanted, sequence = wanted_rows(work), work.sequence
+        inside = max(0, min(len(wanted), len(sequence.tokens) - 1 - wanted.start))
+        prompt = range(first, first + inside)
+        on_its_own = self._device and on_device(sequence)
+        return Part(work, wanted.start + 1, prompt, range(prompt.stop, first + len(wanted)), on_its_own)
 
     def _logits(self, step: StepInts) -> Tensor:
         """Of the wanted rows, fp32 [L, V]."""
@@ -80,28 +134,30 @@ class Runner:
         return self.model.forward(tensors)
 
 
-def _result(work: Work, first: int, rows: NDArray[np.float32]) -> Result:
-    """`rows[i]` are the logits after the token at position first + i."""
-    sequence = work.sequence
-    inside = max(0, min(len(rows), len(sequence.tokens) - 1 - first))
+def _result(part: Part, chosen: Chosen) -> Result:
+    sequence, params = part.work.sequence, part.work.sequence.sampling
     prompt = tuple(
-        logprobs_of(rows[i], sequence.tokens[first + i + 1], sequence.sampling.top_logprobs) for i in range(inside)
+        logprobs_of(chosen.row(row), sequence.tokens[part.after + i], params.top_logprobs)
+        for i, row in enumerate(part.prompt)
     )
     sampled: list[Sampled] = []
     constraint = sequence.constraint
-    for i, row in enumerate(rows[inside:]):
+    for i, row in enumerate(part.open):
         if constraint is not None and constraint.ended:
             break
         try:
-            sampled.append(_sample(sequence, row, [token.id for token in sampled]))
+            if part.on_device:
+                sampled.append(chosen.token(row, params))
+            else:
+                sampled.append(_sample(sequence, chosen.row(row), [token.id for token in sampled]))
         except ConstraintError as error:
-            return Result(work, tuple(sampled), prompt, str(error))
+            return Result(part.work, tuple(sampled), prompt, str(error))
         if constraint is not None:
             taken = constraint.advance(sampled[-1].id)
             assert taken, f"token {sampled[-1].id} was sampled against the constraint"
         if i >= len(sequence.drafts) or sampled[-1].id != sequence.drafts[i]:
             break  # the next row was computed after a wrong guess
-    return Result(work, tuple(sampled), prompt)
+    return Result(part.work, tuple(sampled), prompt)
 
 
 def _sample(sequence: Sequence, row: Row, accepted: list[int]) -> Sampled:
