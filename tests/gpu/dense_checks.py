@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import _dense, _norm, _norm_linear, _sampling
-from shoal.kernels._chip import chip_of
 from shoal.kernels._dense import Tiling
+from shoal.kernels.chips import chip_for
 from shoal.kernels.dense import linear_torch
 from shoal.kernels.norm import rms_norm_torch
 from shoal.kernels.sampling import sample_torch, settings
@@ -41,7 +41,7 @@ def projections_are_right(s: Setting) -> float:
 
 def every_tile_gives_the_same_bits(s: Setting) -> float:
     """All tiles that serve any batch, and some that serve none, on the same 300 rows."""
-    rows, n, chip = s.size(300, 40), s.size(2880, 75), chip_of(torch.device(s.device))
+    rows, n, chip = s.size(300, 40), s.size(2880, 75), chip_for(torch.empty(0, device=s.device))
     count = 0.0
     for k in (s.size(2880, 96), s.size(4096, 128)):
         x, residual = s.cases(k).normal(rows, k), s.cases(5).normal(rows, n)
@@ -55,7 +55,7 @@ def every_tile_gives_the_same_bits(s: Setting) -> float:
 
 
 def _tiles(s: Setting) -> Iterator[Tiling]:
-    chip = chip_of(torch.device(s.device))
+    chip = chip_for(torch.empty(0, device=s.device))
     served = {_dense.tiling(rows, n, chip) for rows in (1, 20, 64, 100, 500, 8192) for n in (128, 2880, 5120, 201088)}
     yield from sorted(served, key=str)
     if chip.one_tile:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from shoal.kernels import _dense, _norm_linear, _sampling
-from shoal.kernels._chip import chip_of
 from shoal.kernels._dense import Tiling
+from shoal.kernels.chips import chip_for
 from shoal.kernels.sampling import settings
 from tests.gpu.stopwatch import copy_tb_s, microseconds
 from tests.kernels.cases import Cases
@@ -125,7 +125,7 @@ def _tilings(batch: int, copy: float) -> Iterator[dict[str, Any]]:
     """Other tiles than those chosen, for the next choice."""
     if batch not in (1, 16, 32, 64, 256, 8192):
         return
-    chip = chip_of(torch.device("cuda"))
+    chip = chip_for(torch.empty(0, device="cuda"))
     for name, n, k in (("qkv", QKV, HIDDEN), ("out", HIDDEN, HEADS)):
         x, layers, chosen = _random(7, batch, k), _weights(n, k), _dense.tiling(batch, n, chip)
         for tile in _others(batch):

@@ -10,11 +10,11 @@ from unittest import mock
 import torch
 
 from shoal.kernels import _moe_matmul, _routing, _schedule, moe_matmul, mxfp4, mxfp8
+from shoal.kernels.chips import MoeTile, chip_for
 from shoal.kernels.expert_rows import expert_rows, expert_rows_torch
 from shoal.kernels.fragments import permute
 from shoal.kernels.mxfp8 import Bf16Weights, Mxfp8Weights
 from shoal.kernels.routing import combine_torch, route_torch
-from shoal.kernels.target import MoeTile, chip_for
 from tests.gpu.checks import Check, Setting, error, same
 from tests.kernels import reference
 from tests.kernels.cases import Cases
@@ -99,7 +99,7 @@ def moe_tiles_agree(s: Setting) -> float:
     rows, offsets = cases.assignment(len(x), [len(x) - 8, 1, 7])
     chip = chip_for(x)
     results = []
-    for tile in (*chip.moe, *([chip.moe_narrow] if chip.moe_narrow else [])):
+    for tile in chip.moe_tiles:
         with one_tile(s, tile):
             h = _moe_matmul.gate_up(x, rows, offsets, w1, limit=LIMIT, alpha=ALPHA)
             results.append((tile, h, _moe_matmul.down(x, offsets, w2)))

@@ -1,9 +1,9 @@
 """Compile every Triton kernel for a GPU that need not be there, exactly as its launcher would launch it.
 
-    python -m tests.kernels.ahead_of_time 80 90 100 gfx942      (one JSON line per kernel, variant and chip)
+    python -m tests.kernels.ahead_of_time sm80 sm90 sm100 gfx942      (one JSON line per kernel, variant and chip)
 
 The launchers run on tensors without data, at the shapes of gpt-oss; each launch is recorded instead of performed and
-its kernel compiled to machine code with the same types, constants and options, as `target.CHIPS` has them for the chip.
+its kernel compiled to machine code with the same types, constants and options, as `chips.CHIPS` has them for the chip.
 Runs in a process of its own, because Triton's interpreter and its compiler exclude each other. What is compiled for a
 chip that nobody had is compiled, and no more is claimed of it.
 """
@@ -29,8 +29,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from shoal.kernels import _chip, target
-from shoal.kernels.target import CHIPS, Chip
+from shoal.kernels import chips
+from shoal.kernels.chips import CHIPS, Chip
 from tests.kernels.launches_attention import launch_attention
 from tests.kernels.launches_dense import launch_dense
 from tests.kernels.launches_moe import launch_moe
@@ -69,7 +69,7 @@ def record(launchers: Callable[[], None]) -> list[Launch]:
 
 def launch_everything(chip: Chip) -> None:
     """Every launcher once per kernel variant, with the tiles of one chip."""
-    with mock.patch.object(target, "WITHOUT_GPU", chip), mock.patch.object(_chip, "STAND_IN", chip.name):
+    with mock.patch.object(chips, "WITHOUT_GPU", chip):
         launch_moe(chip)
         launch_dense()
         launch_attention()
@@ -115,7 +115,7 @@ def compile_for(launch: Launch, chip: str) -> dict[str, object]:
 
 
 def _gpu(chip: str) -> GPUTarget:
-    return GPUTarget("hip", chip, 64) if chip.startswith("gfx") else GPUTarget("cuda", int(chip), 32)
+    return GPUTarget("hip", chip, 64) if chip.startswith("gfx") else GPUTarget("cuda", int(chip[2:]), 32)
 
 
 def _tool(name: str) -> Path:
@@ -144,17 +144,17 @@ def _serialized(ptx: str, chip: str) -> bool:
     with tempfile.NamedTemporaryFile(suffix=".ptx", mode="w") as file:
         file.write(ptx)
         file.flush()
-        command: list[str | Path] = [_tool("ptxas"), f"-arch=sm_{chip}a", "-v", file.name, "-o", os.devnull]
+        arch = f"-arch=sm_{chip[2:]}a"
+        command: list[str | Path] = [_tool("ptxas"), arch, "-v", file.name, "-o", os.devnull]
         return "serialized" in subprocess.run(command, check=True, capture_output=True, text=True).stderr
 
 
 def compile_everything(chips: list[str]) -> Iterator[dict[str, object]]:
     for chip in chips:
-        entry = target.GFX942 if chip.startswith("gfx") else CHIPS[int(chip)]
-        for launch in record(functools.partial(launch_everything, entry)):
+        for launch in record(functools.partial(launch_everything, CHIPS[chip])):
             yield compile_for(launch, chip)
 
 
 if __name__ == "__main__":
-    for report in compile_everything(sys.argv[1:] or ["90"]):
+    for report in compile_everything(sys.argv[1:] or ["sm90"]):
         print(json.dumps(report), flush=True)

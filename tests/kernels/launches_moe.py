@@ -8,9 +8,9 @@ from torch import Tensor
 from shoal.kernels import _moe_matmul, _routing, _schedule
 from shoal.kernels._moe_matmul import GpuWeights
 from shoal.kernels._schedule import Schedule
+from shoal.kernels.chips import Chip
 from shoal.kernels.fragments import FragmentExperts
 from shoal.kernels.mxfp8 import Bf16Weights, Mxfp8Weights
-from shoal.kernels.target import Chip
 
 HIDDEN, EXPERTS, TOP_K = 2880, 32, 4
 
@@ -40,7 +40,7 @@ def other_formats(rows: int) -> list[GpuWeights]:
 
 def launch_moe(chip: Chip) -> None:
     """Both projections on every tile of the chip; the other formats on the lowest; the orders of few and of many."""
-    for tile in [*chip.moe, *([chip.moe_narrow] if chip.moe_narrow else [])]:
+    for tile in chip.moe_tiles:
         many = 4096 if tile is not chip.moe_narrow else 1
         project(Schedule(ints(many), tile.rows), permuted(2 * HIDDEN), permuted(HIDDEN))
     for up, down in zip(other_formats(2 * HIDDEN), other_formats(HIDDEN), strict=True):

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from shoal.kernels import chips
+
 ROOT = Path(__file__).parents[2]
-CHIPS = ("80", "90", "100", "gfx942")
-REGISTERS, SHARED = 65536, {"80": 163, "90": 227, "100": 227, "gfx942": 64}  # of a multiprocessor; KiB of a program
+CHIPS = ("sm80", "sm90", "sm100", "gfx942")
+REGISTERS = 65536  # of a multiprocessor
 PRODUCTS = {"_attention_kernel", "_linear_kernel", "_moe_matmul_kernel"}
 Report = dict[str, Any]
 
@@ -27,10 +29,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Report]]
     }
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.kernels.ahead_of_time", *chips],
+            [sys.executable, "-m", "tests.kernels.ahead_of_time", *kinds],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for chips in (CHIPS[:2], CHIPS[2:])
+        for kinds in (CHIPS[:2], CHIPS[2:])
     ]  # fmt: skip
     found: dict[str, list[Report]] = {chip: [] for chip in CHIPS}
     for process in running:
@@ -65,17 +67,17 @@ def test_every_kernel_fits_its_chip(chip: str, reports: dict[str, list[Report]])
     registers = REGISTERS * (2 if chip.startswith("gfx") else 1)  # 512 KiB of vector registers there
 
     assert [r for r in reports[chip] if r["registers"] * r["warps"] * width > registers] == []
-    assert [r for r in reports[chip] if r["shared_bytes"] > SHARED[chip] * 1024] == []
+    assert [r for r in reports[chip] if r["shared_bytes"] > chips.CHIPS[chip].shared_bytes] == []
 
 
 def test_products_use_the_tensor_cores_of_hopper(reports: dict[str, list[Report]]) -> None:
     """Its own instruction, not the one of older chips."""
-    assert {"wgmma"} == {r["tensor_cores"] for r in reports["90"] if r["kernel"] in PRODUCTS}
+    assert {"wgmma"} == {r["tensor_cores"] for r in reports["sm90"] if r["kernel"] in PRODUCTS}
 
 
 def test_decoded_weights_go_from_registers_into_hoppers_tensor_cores(reports: dict[str, list[Report]]) -> None:
     """Never through shared memory, and without a wait between one product and the next."""
-    experts = [r for r in reports["90"] if "FORMAT=mxfp4" in r["variant"]]
+    experts = [r for r in reports["sm90"] if "FORMAT=mxfp4" in r["variant"]]
 
     assert len(experts) >= 8
     assert [r for r in experts if not r["from_registers"] or r["waits_for_each_product"]] == []
@@ -83,7 +85,7 @@ def test_decoded_weights_go_from_registers_into_hoppers_tensor_cores(reports: di
 
 def test_decoding_tiles_leave_room_for_three_programs_on_a_multiprocessor(reports: dict[str, list[Report]]) -> None:
     """With three resident, more bytes are on their way than the latency of Hopper's memory needs (26 KB each)."""
-    decode = [r for r in reports["90"] if "FORMAT=mxfp4" in r["variant"] and "SCHEDULED=16" in r["variant"]]
+    decode = [r for r in reports["sm90"] if "FORMAT=mxfp4" in r["variant"] and "SCHEDULED=16" in r["variant"]]
 
     assert len(decode) >= 2
     assert [r for r in decode if r["registers"] * 128 * 3 > REGISTERS or r["shared_bytes"] * 3 > 227 * 1024] == []

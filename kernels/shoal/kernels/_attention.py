@@ -28,7 +28,7 @@ from shoal.kernels._launch import ROUND_EACH, compute_dtype, max_tiles, tile_of
 from shoal.kernels._rope import turn
 from shoal.kernels._softmax_sums import LOG2_E, merge, merge_parts, next_split, splits_before, walk
 from shoal.kernels._write_kv import rotate_and_write, turn_and_write, write_kv
-from shoal.kernels.target import chip_for
+from shoal.kernels.chips import chip_for
 
 if TYPE_CHECKING:
     from shoal.kernels.attention import AttentionBatch, BlockShape
@@ -39,13 +39,6 @@ _ENOUGH_TALL = 256
 _FEWEST_SHARES = 4  # of a sequence; with fewer, parts in memory cost more than they win
 _MOST_SPLIT_TOKENS = 64  # bounds the memory for parts, and places in it to 32 bits
 _MERGE_AHEAD = 8  # parts that are loaded before the first of them is needed
-_TILES = {  # keys, stages, warps per 64 rows (if keys are shared), most rows. Hopper's registers hold the most scores
-    "sm80": (64, 3, 4, 4, 128),
-    "sm90": (128, 3, 4, 4, 128),
-    "sm100": (64, 3, 8, 4, 64),
-    "sm120": (64, 3, 4, 4, 128),
-    "gfx942": (64, 2, 4, 4, 128),
-}
 
 __all__ = ["attention", "rope_attention", "write_kv"]
 
@@ -111,8 +104,8 @@ def _launch(
     if tokens == 0:
         return out
     group, one_each = heads // kv_heads, tokens == sequences
-    keys, stages, warps, warps_sharing, most = _TILES[chip_for(q).name]
-    rows = _rows(most, tokens, sequences, kv_heads, group)
+    tile = chip_for(q).attention
+    rows = _rows(tile.rows, tokens, sequences, kv_heads, group)
     tiles = sequences if one_each else max_tiles(tokens, sequences, rows // group)
     splits = _count_splits(max_blocks * block_size)
     shares = _shares(tokens, tiles * kv_heads, splits) if window is None else 1
@@ -155,13 +148,13 @@ def _launch(
         COMPUTE=compute_dtype(q),
         ROWS=rows,
         MERGE_ROWS=triton.next_power_of_2(group),
-        KEYS=keys,
+        KEYS=tile.keys,
         NEAR=_NEAR,
         NEARS=_NEARS,
         FAR=_FAR,
         AHEAD=_MERGE_AHEAD,
-        num_warps=(warps if shares == 1 else warps_sharing) * rows // 64,
-        num_stages=stages,
+        num_warps=(tile.warps if shares == 1 else tile.warps_sharing) * rows // 64,
+        num_stages=tile.stages,
         **ROUND_EACH,
     )
     return out

@@ -20,8 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from shoal.kernels._chip import Chip, chip_of
 from shoal.kernels._launch import ROUND_EACH, compute_dtype
+from shoal.kernels.chips import Chip, chip_for
 
 _GROUP = 8  # token tiles that are computed side by side while a weight tile is in the cache
 
@@ -94,7 +94,7 @@ def linear(
     out = torch.empty(rows, n, dtype=out_dtype or x.dtype, device=x.device)
     if out.numel() == 0:
         return out
-    tile = tile or tiling(rows, n, chip_of(x.device))
+    tile = tile or tiling(rows, n, chip_for(x))
     # One axis, because the others may hold no more than 65,535 programs.
     _linear_kernel[(tile.programs(rows, n),)](
         x,

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from shoal.kernels._launch import ROUND_EACH, compute_dtype
 from shoal.kernels._schedule import Schedule, schedule_tiles
+from shoal.kernels.chips import MoeTile, chip_for
 from shoal.kernels.fragments import FragmentExperts
 from shoal.kernels.mxfp8 import Bf16Weights, Mxfp8Weights
-from shoal.kernels.target import MoeTile, chip_for
 
 GpuWeights = FragmentExperts | Mxfp8Weights | Bf16Weights
 _FEW_PROGRAMS = 264  # two for each multiprocessor of a large GPU: with fewer, narrower tiles spread the weights better

@@ -15,10 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from shoal.kernels import _dense, _norm
-from shoal.kernels._chip import chip_of
 from shoal.kernels._dense import product
 from shoal.kernels._launch import ROUND_EACH, compute_dtype
 from shoal.kernels._norm import normed_rows
+from shoal.kernels.chips import chip_for
 
 _SHORT = 256  # weight rows: with more, every row would be normed too often
 _FEW = 1024  # tokens: with more, two kernels that each fill the chip are faster
@@ -37,7 +37,7 @@ def norm_linear(
 ) -> tuple[Tensor, Tensor]:
     tokens, k = x.shape
     n = weight.shape[0]
-    chip = chip_of(x.device)
+    chip = chip_for(x)
     if rows is not None or n > _SHORT or tokens > _FEW or chip.one_tile:
         normed = _norm.rms_norm(x, norm, eps, rows)
         return normed, _dense.linear(normed, weight, bias, out_dtype)

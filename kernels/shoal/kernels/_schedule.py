@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from shoal.kernels._launch import ROUND_EACH, max_tiles
-from shoal.kernels.target import chip_for
+from shoal.kernels.chips import chip_for
 
 _FEW = 256  # pairs that one program orders by comparing each with each
 _BLOCK = 128  # pairs of one block of the counting sort

@@ -9,7 +9,7 @@
 `SHOAL_KERNELS=native|torch|triton` overrides the table for a whole process; `triton` on a CPU means Triton's
 interpreter, which serves tests only.
 
-A second table, `CHIPS`, says with which tiles the Triton kernels run on each kind of GPU.
+What the Triton kernels know of each kind of GPU is in `chips`.
 """
 
 from __future__ import annotations
@@ -55,78 +55,6 @@ class Target:
     kernel_class: str
     int8: bool = False
     sampler: Sampler = "host"
-
-
-@dataclass(frozen=True, slots=True)
-class MoeTile:
-    """How `moe_matmul` cuts its work: rows of tokens, weight rows, inputs per step; warps and stages of a program."""
-
-    rows: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chip:
-    """One kind of GPU. `moe` is in rising order of rows; `moe_narrow` takes the place of a tile of as few rows when
-    there are too few programs to occupy the chip. `bf16x2` is how two bf16 are multiplied at once, "" for not at all.
-    """
-
-    name: str
-    bf16x2: str
-    moe: tuple[MoeTile, ...]
-    moe_narrow: MoeTile | None = None
-
-    def moe_height(self, rows: int, experts: int) -> int:
-        """Rows of a tile when `rows` rows go to `experts` experts: the power of two that holds twice the mean, so that
-        an expert's weights are seldom read twice; within the table."""
-        want = 1 << max(2 * rows // max(experts, 1) - 1, 0).bit_length()
-        return next((tile.rows for tile in self.moe if tile.rows >= want), self.moe[-1].rows)
-
-    def moe_tile(self, rows: int) -> MoeTile:
-        return next(tile for tile in self.moe if tile.rows == rows)
-
-
-CHIPS = {
-    # Ampere and Ada (mma.sync): small tiles, what is decoded stays in registers; 99 KiB of shared memory do.
-    80: Chip("sm80", "fma", tuple(MoeTile(r, 64, 64, 4, 3) for r in (16, 32, 64))),
-    # Hopper (wgmma with weights from registers). 128 and 256 weight rows are 2 blocks of 64 per warp group, 1 of four.
-    90: Chip(
-        "sm90",
-        "mul",
-        (
-            MoeTile(16, 128, 128, 4, 4),
-            MoeTile(32, 128, 128, 4, 4),
-            MoeTile(64, 128, 128, 4, 3),
-            MoeTile(128, 256, 128, 16, 3),
-        ),
-        MoeTile(16, 64, 256, 4, 3),
-    ),
-    # Blackwell, data centre (tcgen05) and workstation (mma.sync).
-    100: Chip("sm100", "mul", tuple(MoeTile(r, 128, 128, 4, 3) for r in (16, 32, 64, 128))),
-    120: Chip("sm120", "mul", tuple(MoeTile(r, 64, 64, 4, 3) for r in (16, 32, 64))),
-}
-# AMD: one tile only, since the order of its matrix instructions' sums depends on the tile.
-GFX942 = Chip("gfx942", "", (MoeTile(32, 64, 64, 4, 2),))
-
-
-WITHOUT_GPU = CHIPS[90]
-"""Whose entry tensors get that live on no GPU: the interpreter's, and those of kernels compiled ahead of time."""
-
-
-def chip_for(x: torch.Tensor) -> Chip:
-    """The chip that serves tensors living where `x` lives."""
-    return _chip(x.device.index or 0) if x.device.type == "cuda" else WITHOUT_GPU
-
-
-@functools.cache
-def _chip(index: int) -> Chip:
-    if torch.version.hip is not None:
-        return GFX942
-    major, minor = torch.cuda.get_device_capability(index)
-    return CHIPS[max((c for c in CHIPS if c <= 10 * major + minor), default=80)]
 
 
 def choose(device: str = "auto", *, int8: bool = False, sampler: str = "auto") -> Target:
@@ -201,7 +129,7 @@ def _kernel_class(device: torch.device, backend: Backend) -> str:
         return f"cpu-{'fma' if native.fused() else 'portable'}-{_VERSION}"
     if backend == "triton" and device.type == "cuda":
         if torch.version.hip is not None:
-            return f"rocm-{GFX942.name}-{_GPU_VERSION}"
+            return f"rocm-gfx942-{_GPU_VERSION}"
         major, minor = torch.cuda.get_device_capability(device)
         return f"cuda-sm{major}{minor}-{_GPU_VERSION}"
     if backend == "triton":

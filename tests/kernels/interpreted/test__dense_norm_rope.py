@@ -7,7 +7,7 @@ import torch
 import triton
 
 from shoal.kernels import _dense, _norm, _norm_linear, _rope
-from shoal.kernels._chip import KNOWN, Chip
+from shoal.kernels.chips import CHIPS, Chip
 from shoal.kernels.dense import linear_torch
 from shoal.kernels.norm import rms_norm_torch
 from shoal.kernels.rope import apply_rope_torch_, rope_tables
@@ -48,7 +48,7 @@ def test_every_tiling_gives_the_product(rows: int, n: int) -> None:
     assert_close(linear_torch(x[-2:], weight, None), _dense.linear(x, weight, None)[-2:])
 
 
-@pytest.mark.parametrize("chip", KNOWN.values(), ids=KNOWN)
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
 @pytest.mark.parametrize("n", [32, 2880, 5120, 201088])
 def test_a_tile_fits_its_chip(n: int, chip: Chip) -> None:
     """Shared memory for two stages at least, whole 16-byte stores, and no more rows than the tile has."""
@@ -62,9 +62,9 @@ def test_a_tile_fits_its_chip(n: int, chip: Chip) -> None:
 @pytest.mark.parametrize("n", [2880, 5120])
 def test_a_small_batch_uses_the_whole_chip(n: int) -> None:
     """One wave of programs on at least nine tenths of the multiprocessors reads the projections' weights."""
-    programs = triton.cdiv(n, _dense.tiling(1, n, KNOWN["sm90"]).live)
+    programs = triton.cdiv(n, _dense.tiling(1, n, CHIPS["sm90"]).live)
 
-    assert 0.9 * KNOWN["sm90"].multiprocessors <= programs <= KNOWN["sm90"].multiprocessors
+    assert 0.9 * CHIPS["sm90"].multiprocessors <= programs <= CHIPS["sm90"].multiprocessors
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,27 +7,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shoal.kernels import _moe_matmul, mxfp8, target
+from shoal.kernels import _moe_matmul, chips, mxfp8, target
+from shoal.kernels.chips import CHIPS, MoeTile
 from shoal.kernels.expert_rows import expert_rows, expert_rows_torch
 from shoal.kernels.fragments import permute
 from shoal.kernels.moe_matmul import down_torch, gate_up_torch, prepare
 from shoal.kernels.mxfp4 import ExpertWeights, dequantize
 from shoal.kernels.mxfp8 import Bf16Weights, Mxfp8Weights
-from shoal.kernels.target import CHIPS, GFX942, MoeTile
 from tests.kernels.cases import Cases
 from tests.kernels.interpreted.closeness import DTYPES, assert_close
 
 LIMIT, ALPHA = 7.0, 1.702
-TILES = {
-    tile: f"{chip.name} {tile.rows}x{tile.n}x{tile.k}"
-    for chip in (*CHIPS.values(), GFX942)
-    for tile in (*chip.moe, *([chip.moe_narrow] if chip.moe_narrow else []))
-}
+TILES = {tile: f"{chip.name} {tile.rows}x{tile.n}x{tile.k}" for chip in CHIPS.values() for tile in chip.moe_tiles}
 
 
 def use(tile: MoeTile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this tile the only one."""
-    monkeypatch.setattr(target, "WITHOUT_GPU", replace(CHIPS[90], moe=(tile,), moe_narrow=None))
+    monkeypatch.setattr(chips, "WITHOUT_GPU", replace(CHIPS["sm90"], moe=(tile,), moe_narrow=None))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,7 +66,7 @@ def test_every_tile_of_every_chip_is_right(tile: MoeTile, monkeypatch: pytest.Mo
     found = _moe_matmul.gate_up(x, chosen, offsets, permute(w), limit=LIMIT, alpha=ALPHA)
 
     assert_close(gate_up_torch(x, chosen, offsets, w, limit=LIMIT, alpha=ALPHA), found)
-    use(CHIPS[90].moe[0], monkeypatch)
+    use(CHIPS["sm90"].moe[0], monkeypatch)
     assert torch.equal(_moe_matmul.gate_up(x, chosen, offsets, permute(w), limit=LIMIT, alpha=ALPHA), found)
 
 

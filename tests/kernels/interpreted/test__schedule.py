@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shoal.kernels import _schedule, target
+from shoal.kernels import _schedule
 from shoal.kernels._schedule import Schedule
+from shoal.kernels.chips import CHIPS
 
 EXPERTS = 9
 
@@ -67,6 +68,6 @@ def test_no_pairs_are_an_empty_order() -> None:
 
 def test_a_tile_holds_twice_the_mean_of_rows() -> None:
     """Within the chip's table: an expert with twice its share is read once."""
-    hopper = target.CHIPS[90]
+    hopper = CHIPS["sm90"]
 
     assert [16, 16, 32, 64, 128, 128] == [hopper.moe_height(rows, 32) for rows in (4, 256, 512, 1000, 1200, 32768)]
