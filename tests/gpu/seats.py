@@ -74,7 +74,8 @@ def _chunk(engine: Engine) -> int:
 
 
 def timed_steps(engine: Engine, seconds: float, least: int = 5, most: int = 64) -> list[float]:
-    """Seconds of each step, for about so long; the result of a step is on the host when it ends."""
+    """Seconds of each step, for about so long; the result of a step is on the host when it ends, or where steps overlap
+    that of the step before."""
     took: list[float] = []
     while len(took) < least or (sum(took) < seconds and len(took) < most):
         begin = time.perf_counter()

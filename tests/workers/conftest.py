@@ -20,7 +20,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("tiny") / "model", "tiny", seed=1)
 
 
-@pytest.fixture(params=["host", "device"])
+@pytest.fixture(params=["host", "device", "overlap"])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes engines that choose tokens on the host, and on the device."""
-    return partial(make_engine, sampler=request.param)
+    """Makes engines that choose tokens on the host, on the device, and there with steps that overlap."""
+    sampler = "host" if request.param == "host" else "device"
+    return partial(make_engine, sampler=sampler, overlap=request.param == "overlap")

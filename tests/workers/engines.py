@@ -42,6 +42,7 @@ def engine_of(
     int8: bool = False,
     device: str = "cpu",
     sampler: str = "auto",
+    overlap: bool = False,
     graphs: bool | None = None,
     exchange: Exchange | None = None,
     placement: Placement | None = None,
@@ -49,7 +50,7 @@ def engine_of(
     """An engine over any weights; by default on the CPU, alone in its group. `graphs`: decode from recordings."""
     sizes = EngineSizes(
         batch_size=batch_size, batch_tokens=batch_tokens, block_size=block_size, kv_tokens=kv_tokens, caching=caching,
-        speculative_tokens=speculate, graphs=graphs,
+        speculative_tokens=speculate, graphs=graphs, overlap=overlap,
     )  # fmt: skip
     return alone.make_engine(source, targets.choose(device, int8=int8, sampler=sampler), sizes, exchange, placement)
 

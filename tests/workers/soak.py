@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.workers.engine.engine import Engine
@@ -69,6 +70,8 @@ class Soak:
 
     path: Path
     seed: int = 0
+    overlap: bool = False
+    """Tokens are chosen on the device, steps overlap; instead of guesses."""
     counts: Counter[str] = field(default_factory=Counter)
     _engine: Engine | None = None
     _solo: dict[tuple[int, int], list[int]] = field(default_factory=dict)
@@ -76,7 +79,10 @@ class Soak:
     def run(self, requests: int, seconds: float = float("inf")) -> None:
         """Until `requests` were submitted or the time is over; then everything left is finished and compared."""
         chance = random.Random(self.seed)
-        engine = make_engine(self.path, kv_tokens=352, batch_tokens=48, batch_size=6, block_size=8, speculate=3)
+        engine = self._make(
+            kv_tokens=352, batch_tokens=48, batch_size=6, block_size=8, speculate=0 if self.overlap else 3,
+            overlap=self.overlap, graphs=self.overlap,
+        )  # fmt: skip
         alive: list[tuple[int, Sequence]] = []
         end = time.monotonic() + seconds
         submitted = 0
@@ -102,6 +108,9 @@ class Soak:
         engine.check_integrity()
         self._count(engine)
 
+    def _make(self, **options: Any) -> Engine:
+        return make_engine(self.path, sampler="device" if self.overlap else "host", **options)
+
     def _check(self, kind: int, s: Sequence) -> None:
         """A finished sequence equals its solo run; a cancelled one is a beginning of it."""
         expected = self._alone(kind, s.key.choice)
@@ -117,7 +126,7 @@ class Soak:
     def _alone(self, kind: int, choice: int) -> list[int]:
         """The recipe in another engine, without cache, guesses or company."""
         if (kind, choice) not in self._solo:
-            self._engine = self._engine or make_engine(self.path, kv_tokens=512, caching=False)
+            self._engine = self._engine or self._make(kv_tokens=512, caching=False)
             self._solo[kind, choice] = run(self._engine, recipe(kind).sequence("alone", choice))[0]
         return self._solo[kind, choice]
 
@@ -133,9 +142,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overlap", action="store_true", help="choose tokens on the device, in steps that overlap")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        soak = Soak(make_checkpoint(Path(folder) / "model", "tiny", seed=1), args.seed)
+        soak = Soak(make_checkpoint(Path(folder) / "model", "tiny", seed=1), args.seed, args.overlap)
         start = time.monotonic()
         soak.run(args.requests)
     print(f"every finished request equals its solo run; {time.monotonic() - start:.0f} s", dict(soak.counts))

@@ -42,7 +42,7 @@ End = tuple[list[tuple[int, Sampled | None, bool]], Finish | None]
 
 @dataclass(frozen=True)
 class Machine:
-    """Two engines, one with guesses and one without, and what compiles constraints for both."""
+    """Two engines, one with guesses or overlapping steps and one without, and what compiles constraints for both."""
 
     first: Engine
     second: Engine
@@ -57,12 +57,14 @@ class Machine:
         return made
 
 
-@pytest.fixture(scope="module")
-def machine(tiny: Path) -> Machine:
-    """Over the tiny checkpoint, with its own tokenizer's bytes for constraints."""
+@pytest.fixture(scope="module", params=["host", "device"])
+def machine(request: pytest.FixtureRequest, tiny: Path) -> Machine:
+    """Over the tiny checkpoint, with its own tokenizer's bytes for constraints; tokens chosen here or there."""
     table = read_token_bytes(tiny / "tokenizer.json", 1024)
     message = constraint(written(GRAMMAR_KIND_JSON_SCHEMA, SCHEMA, path(table.index(b""), to=1)), choice())
-    return Machine(make_engine(tiny, speculate=3), make_engine(tiny), ConstraintCompiler(table), message)
+    faster = {"speculate": 3} if request.param == "host" else {"overlap": True, "graphs": True}
+    first, second = (make_engine(tiny, sampler=request.param, **options) for options in (faster, {}))
+    return Machine(first, second, ConstraintCompiler(table), message)
 
 
 def outcome(engine: Engine, sequence: Sequence) -> End:

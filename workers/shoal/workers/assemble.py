@@ -37,6 +37,8 @@ class EngineSizes:
     max_waiting: int = 1024
     max_context: int = 0
     preferred_step_sizes: tuple[int, ...] = ()
+    overlap: bool = True
+    """Launch a step before the last one's tokens are known, where the device samples."""
     graphs: bool | None = None
     """Replay recorded decode steps; None: on a GPU."""
     graph_memory: int = 2 << 30
@@ -55,6 +57,7 @@ class EngineSizes:
             max_waiting=config.max_waiting,
             max_context=config.max_context,
             preferred_step_sizes=config.preferred_step_sizes,
+            overlap=config.overlap,
             graphs={"auto": None, "on": True, "off": False}[config.graphs],
             graph_memory=config.graph_memory,
         )
@@ -78,6 +81,6 @@ def assemble(
     window = max((w for w in config.layer_windows if w is not None), default=1)
     manager = KvManager(plan.num_full, plan.num_sliding, plan.block_size, window, caching=sizes.caching)
     batch = Limits(sizes.batch_size, sizes.batch_tokens, sizes.block_size, sizes.preferred_step_sizes)
-    limits = EngineLimits(batch, sizes.max_waiting, max_context, sizes.speculative_tokens)
+    limits = EngineLimits(batch, sizes.max_waiting, max_context, sizes.speculative_tokens, sizes.overlap)
     decoder = decoder_for(model, sizes.batch_size, max_context, sizes.graph_memory)
     return Engine(model, LocalExchange(), manager, limits, token_bytes, decoder)

@@ -60,6 +60,9 @@ class WorkerConfig:
     sampler: str = "auto"
     """Where tokens are chosen: "host", "device", or "auto": the device on a GPU. Penalties and biases are the host's
     everywhere. Both keep to the same seeds; rounding differs, so each is a numerics id of its own."""
+    overlap: bool = True
+    """Launch a step before the host knows the last one's tokens, where the device samples, the worker is alone in its
+    group and `speculative_tokens` is 0. The output is the same."""
     graphs: str = "auto"
     """Record a decode step once per batch size and replay it: "auto" on a GPU, "on" everywhere (on a CPU it saves
     nothing), "off" nowhere. The output is the same."""

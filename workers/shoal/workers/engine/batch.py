@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 
 import numpy as np
 
 from shoal.workers.engine.scheduler import Work
-from shoal.workers.model.step import PlaceInts, StepInts
+from shoal.workers.model.step import NOTHING_LATE, PlaceInts, StepInts
 
 
 def wanted_rows(work: Work) -> range:
     """Which of the work's tokens need logits: those that a new token is sampled after, and, where the prompt's
     log-probabilities are asked for, those inside it. Positions in the sequence."""
-    sequence, start = work.sequence, work.sequence.computed
+    sequence, start = work.sequence, work.sequence.started
     end = start + work.tokens
-    return range(start if sequence.prompt_logprobs else max(start, len(sequence.tokens) - 1), end)
+    return range(start if sequence.prompt_logprobs else max(start, sequence.length - 1), end)
 
 
-def step_ints(work: Seq[Work], block_size: int) -> StepInts:
+def step_ints(work: Seq[Work], block_size: int, chosen: Mapping[int, int] | None = None) -> StepInts:
     """All planned tokens end to end, in the order of `work`. The sequences are not changed; their blocks must
-    already be theirs."""
+    already be theirs.
+
+    `chosen`: by id() of a sequence, the place of its last token among those that the step before chose, where only the
+    device knows it.
+    """
     ids: list[int] = []
+    late: list[tuple[int, int]] = []
     positions: list[int] = []
     logit_rows: list[int] = []
     cu_q, context = [0], []
     for w in work:
-        sequence, start = w.sequence, w.sequence.computed
+        sequence, start = w.sequence, w.sequence.started
         end = start + w.tokens
         ids += sequence.tokens[start:end]
-        ids += sequence.drafts[: end - max(start, len(sequence.tokens))]
+        if sequence.owed and end == sequence.length:
+            if chosen and id(sequence) in chosen:
+                late.append((len(ids), chosen[id(sequence)]))
+            ids.append(0)  # without a late one nothing was chosen: the sequence ends, and nobody looks at this
+        else:
+            ids += sequence.drafts[: end - max(start, len(sequence.tokens))]
         positions += range(start, end)
         logit_rows += [p - start + cu_q[-1] for p in wanted_rows(w)]
         cu_q.append(cu_q[-1] + w.tokens)
@@ -55,4 +66,5 @@ def step_ints(work: Seq[Work], block_size: int) -> StepInts:
         full=place([s.tables.full for s in sequences]),
         sliding=place([s.tables.sliding for s in sequences]),
         logit_rows=np.array(logit_rows, dtype=np.int64),
+        late=np.array(late, dtype=np.int64).reshape(len(late), 2).T if late else NOTHING_LATE,
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
 from shoal.workers.engine.drafts import NgramIndex
-from shoal.workers.engine.runner import Result, Runner
+from shoal.workers.engine.runner import Flight, Result, Runner
 from shoal.workers.engine.scheduler import Demand, Limits, Plan, plan_step
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey
 from shoal.workers.engine.stopping import finish_after, replay_tail
@@ -36,7 +36,7 @@ class Output:
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step did. `idle`: no rank had work, so all may sleep. `wishes`: what some rank asked of all; with
-    PAUSE among them the step was not run."""
+    PAUSE among them the step was not run. `outputs` may be those of the step before, or of both."""
 
     step: int
     outputs: tuple[Output, ...]
@@ -66,11 +66,17 @@ class EngineLimits:
     max_context: int
     speculative_tokens: int = 0
     """Most tokens guessed ahead for one sequence; 0 guesses none. The output is the same."""
+    overlap: bool = False
+    """Launch a step before the host knows what the one before it chose, where the device goes on by itself."""
 
 
 @dataclass(slots=True)
 class Engine:
-    """Schedule, run, commit. One thread calls `step`; `submit` and `cancel` are called from that thread too."""
+    """Schedule, run, commit. One thread calls `step`; `submit` and `cancel` are called from that thread too.
+
+    Where steps overlap, the next one is scheduled and launched before the last is committed: it begins with tokens that
+    only the device knows yet. Of a sequence that turns out to have ended it is dropped.
+    """
 
     model: Model
     exchange: Exchange
@@ -86,6 +92,8 @@ class Engine:
     _arrivals: int = 0
     _ngrams: dict[SequenceKey, NgramIndex] = field(default_factory=dict)
     _runner: Runner = field(init=False)
+    _flying: Flight | None = None  # launched, chosen from, not committed
+    _untold: list[Output] = field(default_factory=list)  # committed; also by a step that then failed
 
     def __post_init__(self) -> None:
         self._runner = Runner(self.model, self.decoder)
@@ -149,20 +157,30 @@ class Engine:
         it every sequence goes on where it was: what was planned is planned again.
         """
         watch = self.model.stopwatch
+        if wishes or not self._overlaps:
+            self._land()
         with watch.phase("schedule"):
             plan = self._schedule()
+        if plan is None:
+            self._land()
+            with watch.phase("schedule"):
+                plan = self._schedule()
+            assert plan is not None, "nothing is under way"
         with watch.phase("agreement"):
             agreed = self.exchange.agree(self.next_step, plan.num_tokens, wishes)
+        idle = agreed.total_tokens == 0
         if Wish.PAUSE in agreed.wishes:
-            return StepResult(self.next_step, (), agreed.total_tokens == 0, agreed.wishes)
-        results: list[Result] = []
-        if agreed.total_tokens:
-            flight = self._runner.launch(plan.work)
+            return StepResult(self.next_step, self._tell(), idle, agreed.wishes)
+        flight = None if idle else self._launch(plan)
+        self.next_step += 1
+        self.counters.steps += 1
+        self._land()
+        if flight is not None:
             self._runner.choose(flight)
-            results = self._runner.collect(flight)
-        with watch.phase("commit"):
-            outputs = self._commit(results)
-        return StepResult(self.next_step - 1, outputs, agreed.total_tokens == 0, agreed.wishes)
+            self._flying = flight
+            if not (self._overlaps and flight.told_by_device):
+                self._land()
+        return StepResult(self.next_step - 1, self._tell(), idle, agreed.wishes)
 
     def drop_all(self) -> list[Sequence]:
         """Forget every sequence and free its blocks: the exchange broke or the worker stops."""
@@ -172,6 +190,8 @@ class Engine:
         self.waiting.clear()
         self.running.clear()
         self._ngrams.clear()
+        self._flying = None
+        self._untold.clear()
         return dropped
 
     def check_integrity(self) -> None:
@@ -183,8 +203,17 @@ class Engine:
 
     # -- schedule -----------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> Plan:
-        """Decide, then make it so: blocks change hands, nothing is computed yet."""
+    @property
+    def _overlaps(self) -> bool:
+        """In a group every layer waits for the host, and guesses need the last token."""
+        alone = self.exchange.size == 1 and not self.limits.speculative_tokens
+        return self.limits.overlap and alone and self.model.target.sampler == "device"
+
+    def _schedule(self) -> Plan | None:
+        """Decide, then make it so: blocks change hands, nothing is computed yet.
+
+        None, and nothing changed: some sequence must give its blocks, and a step under way must land before.
+        """
         for sequence in self.running:
             sequence.drafts = self._guess(sequence)
         hits: dict[int, Hit] = {}
@@ -198,6 +227,8 @@ class Engine:
             self.kv.free,
             self.limits.batch,
         )
+        if plan.preempted and self._flying is not None:
+            return None
         for sequence in plan.preempted:
             self._free(sequence)
             self.running.remove(sequence)
@@ -207,7 +238,7 @@ class Engine:
             self._admit(sequence, hits[id(sequence)])
         copies: list[CopyBlock] = []
         for work in plan.work:
-            copies += self.kv.extend(work.sequence.tables, work.sequence.computed, work.tokens)
+            copies += self.kv.extend(work.sequence.tables, work.sequence.started, work.tokens)
         self.model.kv.copy(copies)
         return plan
 
@@ -256,10 +287,10 @@ class Engine:
         if hit.length % self.limits.batch.block_size:
             copies = Blocks(1, 1)  # the sibling's last block
         else:
-            copies = self.kv.copies_needed(tables, sequence.computed)
+            copies = self.kv.copies_needed(tables, sequence.started)
         return Demand(
             sequence=sequence,
-            computed=sequence.computed + hit.length,
+            computed=sequence.started + hit.length,
             table=tables.length + len(hit.full),
             gives=self.kv.exclusive(tables),
             copies=copies,
@@ -279,13 +310,33 @@ class Engine:
 
     # -- commit -------------------------------------------------------------------------------------------------
 
-    def _commit(self, results: Iterable[Result]) -> tuple[Output, ...]:
-        self.next_step += 1
-        self.counters.steps += 1
-        outputs: list[Output] = []
+    def _launch(self, plan: Plan) -> Flight:
+        """Begin the step; from now on its sequences have tokens under way. Raises ExchangeError."""
+        flight = self._runner.launch(plan.work, self._flying)
+        for part in flight.parts:
+            part.take_off(self.limits.max_context)
+        return flight
+
+    def _land(self) -> None:
+        """Wait for the step under way, if there is one, and commit it."""
+        flight, self._flying = self._flying, None
+        if flight is None:
+            return
+        results = self._runner.collect(flight)
+        with self.model.stopwatch.phase("commit"):
+            for part in flight.parts:
+                part.land()
+            self._commit(results)
+
+    def _tell(self) -> tuple[Output, ...]:
+        """What was committed and not told yet."""
+        outputs, self._untold = tuple(self._untold), []
+        return outputs
+
+    def _commit(self, results: Iterable[Result]) -> None:
         for result in results:
             sequence, sampled = result.work.sequence, result.sampled
-            drafted = max(0, result.work.tokens - sequence.pending)
+            drafted = max(0, result.work.tokens - (len(sequence.tokens) - sequence.computed))
             accepted = max(0, len(sampled) - 1)
             self.counters.drafted_tokens += drafted
             self.counters.accepted_tokens += accepted
@@ -293,10 +344,9 @@ class Engine:
             sequence.computed += result.work.tokens - drafted + accepted
             self.counters.prompt_tokens += max(0, min(sequence.computed, sequence.prompt_length) - before)
             new = self._append(sequence, result)
-            outputs += new
+            self._untold += new
             if not (new and new[-1].finish):
                 self.kv.commit(sequence.tables, sequence.tokens, sequence.computed, sequence.salt)
-        return tuple(outputs)
 
     def _append(self, sequence: Sequence, result: Result) -> list[Output]:
         """Give the sequence its new tokens, up to its end."""

@@ -46,7 +46,7 @@ class Result:
     dead_end: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """One piece of work in a launched step: its rows of the step's logits."""
 
@@ -55,6 +55,21 @@ class Part:
     prompt: range  # those before a token that is known, whose log-probability is wanted
     open: range  # those that a new token is chosen from
     on_device: bool  # who chooses
+    owes: int = 0  # tokens that a later step may compute before the host knows them
+
+    def take_off(self, max_context: int) -> None:
+        """It is launched: its sequence has tokens under way."""
+        sequence = self.work.sequence
+        last = sequence.num_generated + sequence.owed + 1 >= sequence.stop.max_tokens
+        last |= sequence.length + 1 >= max_context
+        self.owes = int(bool(self.open) and not last)
+        sequence.flying += self.work.tokens
+        sequence.owed += self.owes
+
+    def land(self) -> None:
+        """It is over: what came of it is about to be told."""
+        self.work.sequence.flying -= self.work.tokens
+        self.work.sequence.owed -= self.owes
 
     @property
     def seen(self) -> Seq[int]:
@@ -70,6 +85,17 @@ class Flight:
     logits: Tensor
     chosen: Chosen | None = None
 
+    @property
+    def told_by_device(self) -> bool:
+        """Whether the device knows every new token by itself, so that it may go on before the host knows them."""
+        return all(part.on_device for part in self.parts if part.open)
+
+    def places(self) -> dict[int, int]:
+        """By id() of each sequence, the place of its new token among those that were chosen."""
+        place = self.chosen.place if self.chosen is not None else {}
+        rows = ((part.work.sequence, part.open[0]) for part in self.parts if part.open)
+        return {id(sequence): place[row] for sequence, row in rows if row in place}
+
 
 class Runner:
     """Runs planned work on one rank's model."""
@@ -79,18 +105,18 @@ class Runner:
         self.model = model
         self._decoder = decoder
         self._upload = Upload(model.target.device)
-        self._chooser = Chooser(model.config.vocab_size, self._upload, fetch)
+        self._chooser = Chooser(model.config.vocab_size, Upload(model.target.device), fetch)
         self._device = model.target.sampler == "device"
         self._ahead = Ahead()
 
-    def launch(self, work: Seq[Work]) -> Flight:
-        """Begin to compute the planned tokens.
+    def launch(self, work: Seq[Work], before: Flight | None = None) -> Flight:
+        """Begin to compute the planned tokens; those that the step `before` chose need not be known to the host.
 
         The sequences are not changed, except that their keys and values are written to their blocks. With no work the
         rank still takes part in the exchange. Raises ExchangeError; then nothing was begun.
         """
         with self.model.stopwatch.phase("batch"):
-            step = step_ints(work, self.model.kv.plan.block_size)
+            step = step_ints(work, self.model.kv.plan.block_size, before.places() if before else None)
         parts, first = [], 0
         for w in work:
             parts.append(self._part(w, first))
@@ -98,39 +124,44 @@ class Runner:
         with self._ahead.finding(
             [p.work.sequence.constraint for p in parts if p.open and p.work.sequence.constraint and not p.on_device]
         ):
-            return Flight(tuple(parts), self._logits(step))
+            chosen = before.chosen.ids if before is not None and before.chosen is not None else None
+            return Flight(tuple(parts), self._logits(step, chosen))
 
     def choose(self, flight: Flight) -> None:
-        """Begin to choose after every sequence's last token, which must be known by now, as its constraint must be."""
+        """Begin to choose after every sequence's last token, which must be known by now. One that has ended since the
+        launch is left out."""
         with self.model.stopwatch.phase("sampling"):
             asked, seen = Asked(), list[int]()
             for part in flight.parts:
+                if part.work.sequence.finish is not None:
+                    continue
                 seen += part.seen
                 if part.on_device:
                     self._chooser.ask(asked, part.work.sequence, part.open)
             flight.chosen = self._chooser.choose(asked, flight.logits, seen)
 
     def collect(self, flight: Flight) -> list[Result]:
-        """Wait for what was chosen. The sequences' constraints take it; else they are not changed."""
+        """Wait for what was chosen, of those that have not ended. The sequences' constraints take it; else they are not
+        changed."""
         assert flight.chosen is not None, "nothing was chosen yet"
         with self.model.stopwatch.phase("sampling"):
-            return [_result(part, flight.chosen) for part in flight.parts]
+            return [_result(p, flight.chosen) for p in flight.parts if p.work.sequence.finish is None]
 
     def _part(self, work: Work, first: int) -> Part:
         """`first`: its first row of the logits."""
         wanted, sequence = wanted_rows(work), work.sequence
-        inside = max(0, min(len(wanted), len(sequence.tokens) - 1 - wanted.start))
+        inside = max(0, min(len(wanted), sequence.length - 1 - wanted.start))
         prompt = range(first, first + inside)
         on_its_own = self._device and on_device(sequence)
         return Part(work, wanted.start + 1, prompt, range(prompt.stop, first + len(wanted)), on_its_own)
 
-    def _logits(self, step: StepInts) -> Tensor:
+    def _logits(self, step: StepInts, chosen: Tensor | None) -> Tensor:
         """Of the wanted rows, fp32 [L, V]."""
-        x = None if self._decoder is None else self._decoder.hidden(step)
+        x = None if self._decoder is None else self._decoder.hidden(step, chosen)
         if x is not None:
             return self.model.unembed(x)
         with self.model.stopwatch.phase("batch"):
-            tensors = step.upload(self._upload)
+            tensors = step.upload(self._upload, chosen)
         return self.model.forward(tensors)
 
 

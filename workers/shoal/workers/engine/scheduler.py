@@ -46,7 +46,7 @@ class Demand:
     @property
     def pending(self) -> int:
         """Tokens to compute: 1 while decoding."""
-        return len(self.sequence.tokens) - self.computed
+        return self.sequence.length - self.computed
 
     def importance(self) -> tuple[int, int]:
         """Sort key: higher priority first, then first come first served."""

@@ -71,6 +71,8 @@ class Sequence:
     prompt_logprobs: bool = False
     constraint: Cursor | None = None  # stands after the last generated token; None: anything may be generated
     computed: int = 0  # tokens whose keys and values are written
+    flying: int = 0  # tokens behind them that launched steps compute
+    owed: int = 0  # tokens behind `tokens` that launched steps choose, for later steps to compute
     cached: int = 0  # prompt tokens found in the prefix cache when the sequence first ran
     tables: Tables = field(default_factory=Tables)
     drafts: list[int] = field(default_factory=list)  # guessed next tokens, to be verified in the next step
@@ -92,6 +94,16 @@ class Sequence:
         return len(self.tokens) - self.given_length
 
     @property
+    def length(self) -> int:
+        """Its tokens, those included that only the device knows yet."""
+        return len(self.tokens) + self.owed
+
+    @property
+    def started(self) -> int:
+        """Tokens that are computed or on their way: where its next work begins."""
+        return self.computed + self.flying
+
+    @property
     def pending(self) -> int:
-        """Tokens not computed yet: 1 while decoding."""
-        return len(self.tokens) - self.computed
+        """Tokens to compute: 1 while decoding."""
+        return self.length - self.started

@@ -25,7 +25,7 @@ from shoal.workers.experts.memory import free_bytes
 from shoal.workers.model.graphs import Recorder, Work, recorder_for, sizes_up_to
 from shoal.workers.model.model import KvPlace, Model, ModelInput, Routed
 from shoal.workers.model.moe import ExpertLayer
-from shoal.workers.model.step import Padding, StepInts, no_step
+from shoal.workers.model.step import Padding, StepInts, fill_in, no_step
 from shoal.workers.model.timing import Stopwatch
 from shoal.workers.model.upload import Upload, offsets, views
 
@@ -86,7 +86,8 @@ class Decoder:
         self._tables = [room(max_batch, capacity, dtype=torch.int32) for _ in range(2)]
         self._cu_q = torch.arange(max_batch + 1, dtype=torch.int32, device=device)
         widest = self._padding.fill(no_step(), max_batch)[:6]
-        self._inbox = room(offsets(widest)[1] + 2 * (max_batch * capacity * 4 + 16), dtype=torch.uint8)
+        most = offsets(widest)[1] + 2 * (max_batch * capacity * 4 + 16) + 2 * max_batch * 8 + 16
+        self._inbox = room(most, dtype=torch.uint8)
         self._x = room(max_batch, hidden)
         self._routed = Routed(
             room(max_batch, hidden), room(max_batch, hidden), room(max_batch, k, dtype=torch.int32),
@@ -123,8 +124,9 @@ class Decoder:
             self._ready((EXPERTS, size))
 
     @torch.inference_mode()
-    def hidden(self, step: StepInts) -> Tensor | None:
+    def hidden(self, step: StepInts, chosen: Tensor | None = None) -> Tensor | None:
         """The residual stream behind the last layer, [T, H]: valid until the next call. None: take the plain path.
+        `chosen` i64: what the step before chose.
 
         A collective in a group, like the plain path. Raises ExchangeError.
         """
@@ -136,13 +138,13 @@ class Decoder:
             recording = self._ready((WHOLE, size)) if len(step.ids) else None
             if recording is None:
                 return None
-            self._fill(step, size)
+            self._fill(step, size, chosen)
             recording.parts[0]()
         else:
             recording = self._ready((SEGMENTS, size))
             if recording is None:
                 return None
-            self._through_group(recording, step, size)
+            self._through_group(recording, step, size, chosen)
         self.replays += 1
         return self._x[: len(step.ids)]
 
@@ -208,17 +210,19 @@ class Decoder:
 
     # -- how it is replayed -------------------------------------------------------------------------------------
 
-    def _fill(self, step: StepInts, size: int) -> None:
+    def _fill(self, step: StepInts, size: int, chosen: Tensor | None = None) -> None:
         """Bring the step's integers to where the recordings read them."""
-        ints = self._padding.fill(step, size)
+        ints = [*self._padding.fill(step, size), *step.late_ints]
         self._upload.into(self._inbox, ints)
-        for table, new in zip(self._tables, views(self._inbox, ints)[6:], strict=True):
+        ids, *_, full, sliding = (brought := views(self._inbox, ints))[:8]
+        for table, new in zip(self._tables, (full, sliding), strict=True):
             table[:size, : new.shape[1]].copy_(new)
+        fill_in(ids, brought[8:], chosen)
 
-    def _through_group(self, recording: Recording, step: StepInts, size: int) -> None:
+    def _through_group(self, recording: Recording, step: StepInts, size: int, chosen: Tensor | None) -> None:
         rows, r = len(step.ids), self._routed
         if rows:
-            self._fill(step, size)
+            self._fill(step, size, chosen)
             recording.parts[0]()
         for number, layer in enumerate(self._experts):
             with self._model.stopwatch.phase("exchange"):

@@ -124,7 +124,7 @@ class Model:
             routed = self.to_experts(layer, stream, step, kv, watch)
             rows_dp = experts(routed.t_dp, routed.ids_dp, watch)
             stream = self.from_experts(layer, routed, rows_dp, watch)
-        return self.unembed(stream.x[step.logit_rows])
+        return self.unembed(stream.x, step.logit_rows)
 
     def embed(self, ids: Tensor) -> Stream:
         """ids [T] -> [T, H], the beginning of the residual stream."""
@@ -154,10 +154,11 @@ class Model:
             return Stream(*routing.combine_normed(rows_dp, routed.weights_dp, routed.x_dp, norm, self.config.rms_eps))
 
     @torch.inference_mode()
-    def unembed(self, x_dp: Tensor) -> Tensor:
-        """[L, H] -> logits fp32 [L, V]."""
+    def unembed(self, x_dp: Tensor, rows: Tensor | None = None) -> Tensor:
+        """[T, H] -> logits fp32 [L, V] of `rows` i64 [L], or of all."""
+        w = self.weights
         with self.stopwatch.phase("unembedding"):
-            return norm_linear(x_dp, self.weights.norm, self.config.rms_eps, self.weights.unembedding, None)[1]
+            return norm_linear(x_dp, w.norm, self.config.rms_eps, w.unembedding, None, rows=rows)[1]
 
     def _attention(self, layer: int, weights: BlockWeights, stream: Stream, step: ModelInput, kv: KvCache) -> Tensor:
         """[T, H] -> [T, H], the residual included; causal, windowed on sliding layers."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shoal.kernels.attention import AttentionBatch
 from shoal.workers.model.model import KvPlace, ModelInput
@@ -20,6 +22,9 @@ class PlaceInts:
     table: NDArray[np.int32]  # [S, blocks], zeros past a sequence's end
 
 
+NOTHING_LATE = np.zeros((2, 0), dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class StepInts:
     """As the fields of `ModelInput` and `AttentionBatch`."""
@@ -31,21 +36,29 @@ class StepInts:
     full: PlaceInts
     sliding: PlaceInts
     logit_rows: NDArray[np.int64]
+    late: NDArray[np.int64] = field(default_factory=lambda: NOTHING_LATE)
+    """[2, late]: rows whose ids the host does not know, and their places among those that the step before chose."""
 
     @property
     def decoding(self) -> bool:
         """Whether every sequence computes one token, after which one is wanted."""
         return len(self.ids) == len(self.context_lens) == len(self.logit_rows)
 
-    def upload(self, upload: Upload) -> ModelInput:
-        """On the device, for one step."""
+    @property
+    def late_ints(self) -> list[Ints]:
+        """`late`, if there are any."""
+        return [self.late] if self.late.size else []
+
+    def upload(self, upload: Upload, chosen: Tensor | None = None) -> ModelInput:
+        """On the device, for one step. `chosen` i64: what the step before chose."""
         full, sliding = self.full, self.sliding
-        ids, positions, full_slots, sliding_slots, rows, cu, lens, full_table, sliding_table = upload(
+        ids, positions, full_slots, sliding_slots, rows, cu, lens, full_table, sliding_table, *late = upload(
             [
                 self.ids, self.positions, full.slots, sliding.slots, self.logit_rows,
-                self.cu_q, self.context_lens, full.table, sliding.table,
+                self.cu_q, self.context_lens, full.table, sliding.table, *self.late_ints,
             ]
         )  # fmt: skip
+        fill_in(ids, late, chosen)
         return ModelInput(
             ids=ids,
             positions=positions,
@@ -53,6 +66,13 @@ class StepInts:
             sliding=KvPlace(sliding_slots, AttentionBatch(cu, lens, sliding_table)),
             logit_rows=rows,
         )
+
+
+def fill_in(ids: Tensor, late: Seq[Tensor], chosen: Tensor | None) -> None:
+    """Put into a step's ids what the step before chose. `late`: the step's, on the device, if there are any."""
+    if late and chosen is not None:
+        rows, places = late[0]
+        ids.index_copy_(0, rows, chosen[places])
 
 
 @dataclass(frozen=True, slots=True)
