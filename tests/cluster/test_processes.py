@@ -74,6 +74,25 @@ with interruptible(lambda: None) as caught:
         print("caught", asked, flush=True)
 """
 
+HELD = """
+import threading, time, types
+from shoal.cluster.processes import Interrupted, interruptible
+lock = threading.Lock()
+def body():
+    lock.acquire()
+    print("ready", flush=True)
+    time.sleep(0.5)
+    lock.release()
+hold = types.FunctionType(body.__code__, {**globals(), "__name__": "logging"})
+with interruptible(lambda: None) as caught:
+    try:
+        hold()
+        time.sleep(60)
+    except Interrupted:
+        caught()
+        print("held" if lock.locked() else "free", flush=True)
+"""
+
 
 def start(code: str, *arguments: str) -> subprocess.Popen[str]:
     """A Python process with a pipe to read from."""
@@ -154,12 +173,22 @@ def test_a_stop_that_hangs_after_the_second_signal_is_ended() -> None:
 
 def test_an_interruption_that_python_dropped_comes_again() -> None:
     """An exception in a destructor, or in a hook of fork, is ignored; the wish to stop must not be. Once caught it
-    comes no more."""
+    comes no more, and nobody sees a traceback of it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SWALLOWED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", SWALLOWED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert line(process) == "ready"
     process.send_signal(signal.SIGINT)
     assert line(process) == "swallowed"
     assert line(process) == "caught SIGINT"
+    assert ("", "") == process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+def test_no_lock_of_a_log_is_left_taken() -> None:
+    """A signal in the middle of a function that holds a lock interrupts once the lock is given back."""
+    process = start(HELD)
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGINT)
+    assert line(process) == "free"
     assert process.wait(10) == 0

@@ -42,6 +42,10 @@ os.execv(program, [program, *sys.argv[4:]])
 """
 
 
+_HOLD_LOCKS = ("logging", "threading")
+"""Modules whose functions, cut short between two lines, leave a lock taken."""
+
+
 class Interrupted(BaseException):  # like KeyboardInterrupt: not an error, and no `except Exception` may eat it
     """A signal asked this process to stop."""
 
@@ -115,13 +119,23 @@ def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterat
     `patience` seconds, `hard_stop` runs on a thread of its own and the process ends with 128 + the signal's number.
 
     Yields a function to call once Interrupted was caught. Until then it is raised again every second: Python drops
-    an exception that arises in a destructor or in a hook of fork, where a process that starts others spends its time.
+    an exception that arises in a destructor or in a hook of fork, where a process that starts others spends its time
+    (and would print a traceback of it). Inside a module that holds locks it is not raised, but a second later.
     """
     seen = 0
     pending: int | None = None
     main = threading.get_ident()
+    report = sys.unraisablehook
 
-    def handle(number: int, _: FrameType | None) -> None:
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):
+            report(unraisable)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if frame is None or frame.f_globals.get("__name__") not in _HOLD_LOCKS:
+            raise Interrupted(number)
+
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal seen, pending
         seen += 1
         if seen > 2:
@@ -130,11 +144,11 @@ def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterat
         threading.Thread(target=remind, daemon=True).start()
         if seen == 2:
             threading.Thread(target=give_up, args=(number,), daemon=True).start()
-        raise Interrupted(number)
+        interrupt(number, frame)
 
-    def handle_again(_: int, __: FrameType | None) -> None:
+    def handle_again(_: int, frame: FrameType | None) -> None:
         if pending is not None:
-            raise Interrupted(pending)
+            interrupt(pending, frame)
 
     def remind() -> None:
         while True:
@@ -157,10 +171,12 @@ def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterat
     for number in asked:
         signal.signal(number, handle)
     signal.signal(signal.SIGUSR2, handle_again)  # and stays so: a late reminder must not meet the default, which kills
+    sys.unraisablehook = dropped
     try:
         yield caught
     finally:
         caught()
+        sys.unraisablehook = report
         for number, handler in before.items():
             signal.signal(number, handler)
 
