@@ -77,6 +77,9 @@ class WorkerConfig:
     peer_copies: str = "auto"
     """Where experts that changed hands come from: "auto" measures whether peers or the checkpoint are faster, "always"
     takes a peer that has them, "never" asks peers only when the checkpoint cannot be read."""
+    layout_cache: str = ""
+    """Directory that keeps experts in the order in which this device reads them, for the next start; empty: none. It
+    takes as much room as the experts, and may be emptied at any time."""
     canary_period: float = 60.0
     """Repeat the self-test this often while serving; 0: never."""
     epoch_patience: float = 30.0

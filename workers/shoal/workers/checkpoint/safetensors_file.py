@@ -56,7 +56,8 @@ class TensorFile:
         self.path = path
         self._fd = _open_regular(path)
         try:
-            self.size = os.fstat(self._fd).st_size  # bytes
+            status = os.fstat(self._fd)
+            self.size, self.written_ns = status.st_size, status.st_mtime_ns  # bytes; when it was changed last
             self.entries: Mapping[str, TensorEntry] = _read_header(path, self._fd, self.size)
         except BaseException:
             os.close(self._fd)

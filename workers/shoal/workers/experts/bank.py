@@ -11,12 +11,15 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from shoal.kernels.target import Target
 from shoal.workers.checkpoint import Checkpoint
+from shoal.workers.checkpoint.reader import reading_threads
 from shoal.workers.config import WorkerConfig
 from shoal.workers.errors import NoRoomError
 from shoal.workers.experts.copying import Peer
+from shoal.workers.experts.layout_cache import LayoutCache, Load, key_of
 from shoal.workers.experts.memory import free_bytes
 from shoal.workers.experts.supply import ExpertSupply, bytes_of
 from shoal.workers.model.config import ModelConfig
@@ -159,7 +162,12 @@ def open_bank(
     def load(layer: int, ids: Sequence[int], spare_slots: int) -> LayerExperts:
         return load_experts(checkpoint, layer, ids, device, spare_slots, int8=int8, watch=watch)
 
-    supply = ExpertSupply(load, sample, lambda address: Peer(address, layout, config.tls), config.peer_copies)
+    source: Load = load
+    if config.layout_cache:
+        threads = reading_threads(device, config.threads)
+        cache = LayoutCache(Path(config.layout_cache), key_of(checkpoint, target, sample), sample, threads)
+        source = cache.through(load)
+    supply = ExpertSupply(source, sample, lambda address: Peer(address, layout, config.tls), config.peer_copies)
     return ExpertBank(checkpoint.config, supply, layout, config.expert_spare_slots, lambda: free_bytes(device))
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from mmap import mmap
 
 import structlog
 import torch
@@ -120,7 +121,7 @@ class ExpertSupply:
             return loaded
         result = self._sample.empty(len(ids) + spare_slots)
         for expert, data in copies.items():
-            _put(result, ids.index(expert), data)
+            put_bytes(result, ids.index(expert), data)
         for slot, expert in enumerate(rest if loaded is not None else ()):
             for target, source in zip(result.parts, loaded.parts if loaded is not None else (), strict=True):
                 target[ids.index(expert)].copy_(source[slot])
@@ -185,9 +186,8 @@ def bytes_of(experts: LayerExperts, slot: int) -> bytes:
     return b"".join(_flat(part[slot]).cpu().numpy().tobytes() for part in experts.parts)
 
 
-def _put(experts: LayerExperts, slot: int, data: bytearray) -> None:
-    """The inverse."""
-    first = 0
+def put_bytes(experts: LayerExperts, slot: int, data: bytearray | mmap, first: int = 0) -> None:
+    """The inverse, from byte `first` of `data` on."""
     for part in experts.parts:
         into = _flat(part[slot])
         into.copy_(torch.frombuffer(data, dtype=torch.uint8, count=into.numel(), offset=first))
