@@ -132,7 +132,11 @@ class Bench:
     """A running controller with its fakes."""
 
     def __init__(
-        self, start_timeout: float = 60.0, fleet: FakeFleet | None = None, registry: FakeRegistry | None = None
+        self,
+        start_timeout: float = 60.0,
+        fleet: FakeFleet | None = None,
+        registry: FakeRegistry | None = None,
+        heartbeat_timeout: float = 8.0,
     ) -> None:
         self.fleet, self.registry, self.late = fleet or FakeFleet(), registry or FakeRegistry(), 0.0
         self.policy = Policy(start_timeout=start_timeout)
@@ -140,7 +144,7 @@ class Bench:
         begin = loop.time()
         self.controller = Controller(
             self.fleet, self.registry, self.fleet, FakeMeeting, [GroupState("g0", 2, 0, start_timeout, self.policy)],
-            heartbeat_timeout=0.5, clock=lambda: loop.time() - begin + self.late,
+            heartbeat_timeout=heartbeat_timeout, clock=lambda: loop.time() - begin + self.late,
         )  # fmt: skip
 
     @property

@@ -58,7 +58,7 @@ async def test_a_death_is_repaired() -> None:
 
 async def test_a_silent_worker_is_killed_and_replaced() -> None:
     """Its sockets are open, it says nothing: it hangs."""
-    bench = Bench()
+    bench = Bench(heartbeat_timeout=0.5)
     async with bench.running():
         await bench.until_ready(["g0-0", "g0-1"])
         bench.fleet.broken["g0-0"] = "hangs"
