@@ -77,8 +77,9 @@ def rope_attention(
     window: int | None,
 ) -> Tensor:
     tokens = qkv.shape[0]
-    out = qkv.new_empty(tokens, shape.heads, shape.head_dim)
     one_each = tokens == batch.context_lens.shape[0]
+    make = qkv.new_empty if one_each else qkv.new_zeros  # of a chunk's rows the kernel leaves those that only fill up
+    out = make(tokens, shape.heads, shape.head_dim)
     if not one_each:
         rotate_and_write(qkv, shape.heads, positions, *rope, *cache, slots)
     rotation = Rotation(positions, *rope, slots if one_each else None)

@@ -74,6 +74,40 @@ def test_one_call_gives_the_bits_of_its_launchers(
         assert torch.equal(expected[~expected.isnan()], mine[~expected.isnan()])
 
 
+@pytest.mark.parametrize("window", [None, 20])
+def test_rows_that_only_fill_a_chunk_up_are_zeros(window: int | None) -> None:
+    """Whatever was in their memory: what follows them finds no NaN. The others have the bits that they have alone."""
+    cases, shape = Cases(seed=5), BlockShape(4, 2, 64, 1e-5, SCALE)
+    k_cache, v_cache, batch = cases.sequences([(3, 40), (1, 17)])
+    positions = torch.tensor([37, 38, 39, 16, 0, 0])
+    slots = torch.cat(
+        [batch.block_tables[[0, 0, 0, 1], positions[:4] // 16].long() * 16 + positions[:4] % 16, -torch.ones(2).long()]
+    )
+    rope = rope_tables(150000.0, 32.0, 32.0, 1.0, 4096, 1.35, 64, 512, "cpu")
+    qkv, sinks = cases.normal(6, 8 * 64), cases.normal(4)
+    filled = AttentionBatch(
+        torch.tensor([0, 3, 4, 4], dtype=torch.int32),
+        torch.tensor([40, 17, 0], dtype=torch.int32),
+        torch.cat([batch.block_tables, batch.block_tables[:1]]),
+    )
+
+    def attended(rows: int, batch: AttentionBatch) -> torch.Tensor:
+        caches = k_cache.clone(), v_cache.clone()
+        return _attention.rope_attention(
+            qkv[:rows], shape, rope, positions[:rows], caches, slots[:rows], batch, sinks, window
+        )
+
+    alone = attended(4, batch)
+    torch.use_deterministic_algorithms(True)  # memory that nobody wrote to is NaN then
+    try:
+        found = attended(6, filled)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+    assert torch.equal(alone, found[:4])
+    assert not found[4:].any()
+
+
 @pytest.mark.parametrize("window", [None, 30])
 def test_chunks_of_a_prompt_give_the_bits_of_the_whole(window: int | None) -> None:
     """Cut anywhere, beside another sequence or alone."""

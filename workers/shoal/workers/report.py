@@ -37,8 +37,8 @@ def report(
     response.drafted_tokens = counters.drafted_tokens
     response.accepted_tokens = counters.accepted_tokens
     response.replayed_steps = engine.decoder.replays if engine.decoder is not None else 0
-    for layer, experts in enumerate(engine.model.experts):
-        for expert, tokens in experts.loads.items():
+    for layer, loads in enumerate(engine.expert_loads()):
+        for expert, tokens in loads.items():
             response.expert_loads.add(layer=layer, expert=expert, tokens=tokens)
     for phase, seconds in dict(engine.model.stopwatch.seconds).items():
         response.step_seconds[phase] = seconds

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
 from shoal.workers.engine.drafts import NgramIndex
+from shoal.workers.engine.loads import Loads
 from shoal.workers.engine.runner import Flight, Result, Runner
 from shoal.workers.engine.scheduler import Demand, Limits, Plan, plan_step
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey
@@ -105,6 +106,10 @@ class Engine:
     def queue_seconds(self, now: float) -> float:
         """How long the first in the queue has waited to run; 0: nobody does (who is preempted has run). Thread-safe."""
         return max(0.0, now - min((s.waits_since for s in list(self.waiting)), default=now))
+
+    def expert_loads(self) -> Loads:
+        """What every expert held here had to do; a step or more ago where a device computes. Thread-safe."""
+        return self._runner.loads.ask(busy=self.has_work and self.model.target.device.type != "cpu")
 
     @property
     def kv_used(self) -> float:

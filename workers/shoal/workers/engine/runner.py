@@ -18,6 +18,7 @@ from torch import Tensor
 from shoal.workers.constraint.ahead import Ahead
 from shoal.workers.engine.batch import step_ints, wanted_rows
 from shoal.workers.engine.choosing import Asked, Chooser, Chosen, on_device
+from shoal.workers.engine.loads import LoadBook
 from shoal.workers.engine.scheduler import Work
 from shoal.workers.engine.sequence import Sequence
 from shoal.workers.errors import ConstraintError
@@ -108,6 +109,7 @@ class Runner:
         self._chooser = Chooser(model.config.vocab_size, Upload(model.target.device), fetch)
         self._device = model.target.sampler == "device"
         self._ahead = Ahead()
+        self.loads = LoadBook(model, fetch)
 
     def launch(self, work: Seq[Work], before: Flight | None = None) -> Flight:
         """Begin to compute the planned tokens; those that the step `before` chose need not be known to the host.
@@ -138,6 +140,7 @@ class Runner:
                 seen += part.seen
                 if part.on_device:
                     self._chooser.ask(asked, part.work.sequence, part.open)
+            self.loads.begin()
             flight.chosen = self._chooser.choose(asked, flight.logits, seen)
 
     def collect(self, flight: Flight) -> list[Result]:
@@ -145,7 +148,9 @@ class Runner:
         changed."""
         assert flight.chosen is not None, "nothing was chosen yet"
         with self.model.stopwatch.phase("sampling"):
-            return [_result(p, flight.chosen) for p in flight.parts if p.work.sequence.finish is None]
+            results = [_result(p, flight.chosen) for p in flight.parts if p.work.sequence.finish is None]
+            self.loads.land()
+            return results
 
     def _part(self, work: Work, first: int) -> Part:
         """`first`: its first row of the logits."""

@@ -10,6 +10,8 @@ for every expert-parallel size. The first and the last line are the model's, wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -69,9 +71,12 @@ class ExpertLayer:
 
     @property
     def loads(self) -> dict[int, int]:
-        """Tokens computed per expert held here, since this epoch began."""
-        tokens = zip(self.held.ids, self.load.tolist(), strict=True)
-        return {expert: count for expert, count in tokens if expert != FREE}
+        """Tokens computed per expert held here, since this epoch began. Waits for the device."""
+        return self.by_expert(self.load.tolist())
+
+    def by_expert(self, slots: Sequence[int]) -> dict[int, int]:
+        """Figures by slot as figures by expert."""
+        return {expert: figure for expert, figure in zip(self.held.ids, slots, strict=True) if expert != FREE}
 
     @property
     def addresses(self) -> tuple[int, ...]:
