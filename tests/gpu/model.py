@@ -48,6 +48,7 @@ PARTS = (
     Part("large", 200, 60),
     Part("small", 130, 45),
     Part("groups", 110, 40),
+    Part("graphs", 80, 30),
     Part("start", 90, 45),
     Part("peer", 100, 45),
 )
@@ -56,7 +57,7 @@ TOTAL = 585.0
 
 def run_part(name: str, small: bool, facts: dict[str, Any], tell: Teller) -> None:
     """In the part's own process. What is heavy is imported here."""
-    from tests.gpu import device, groups, layers, peer, speed
+    from tests.gpu import device, graphs, groups, layers, peer, speed
     from tests.gpu.extent import FULL, TINY
 
     extent = TINY if small else FULL
@@ -69,7 +70,7 @@ def run_part(name: str, small: bool, facts: dict[str, Any], tell: Teller) -> Non
         return
     works: dict[str, Sequence[Callable[..., None]]] = {
         "device": (device.rates, device.noise), "layers": (layers.compare,), "groups": (groups.compare,),
-        "start": (device.start,), "peer": (peer.compare,),
+        "graphs": (graphs.compare,), "start": (device.start,), "peer": (peer.compare,),
     }  # fmt: skip
     for work in works[name]:
         work(extent, tell)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.cluster.plan.gpu import GPUS
-from tests.gpu import device, groups, layers, model, peer, seats, speed
+from tests.gpu import device, graphs, groups, layers, model, peer, seats, speed
 from tests.gpu.extent import FULL, TINY, sizes_for
 from tests.gpu.idle import idle_share
 from tests.gpu.telling import Teller, read
@@ -182,6 +182,19 @@ def test_two_ranks_give_the_tokens_of_one(tmp_path: Path, tell: Teller) -> None:
     assert check["passed"]
     assert check["staged"]
     assert check["tokens"] == 48
+
+
+def test_recorded_and_overlapping_steps_give_the_tokens_of_plain_ones(
+    tmp_path: Path, tell: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a step that begins with the wrong token is seen."""
+    graphs.compare(TINY, tell)
+    checks = read(tmp_path / "said").checks
+    assert [True] * 5 == [check["passed"] for check in checks]
+    assert 0 < checks[0]["replays"] < checks[1]["replays"]
+    monkeypatch.setattr("shoal.workers.model.decoder.fill_in", lambda *_: None)
+    graphs.compare(TINY, Teller(tmp_path / "other"))
+    assert [True, False, True, True, True] == [check["passed"] for check in read(tmp_path / "other").checks]
 
 
 def test_transformers_runs_on_the_same_weights(tmp_path: Path, tell: Teller) -> None:
