@@ -226,14 +226,15 @@ class Engine:
         candidates = self._candidates(room)
         for sequence in candidates:
             hits[id(sequence)] = self._find_prefix(sequence)
-        plan = plan_step(
-            [self._demand(s, hits[id(s)]) for s in candidates],
-            [self._demand(s, NO_HIT) for s in self.running],
-            self.kv.free,
-            self.limits.batch,
+        waiting, running = (
+            [self._demand(s, hits.get(id(s), NO_HIT)) for s in some] for some in (candidates, self.running)
         )
-        if plan.preempted and self._flying is not None:
-            return None
+        plan = plan_step(waiting, running, self.kv.free, self.limits.batch)
+        if plan.preempted:
+            if self._flying is not None:
+                return None
+            running = [replace(d, gives=self.kv.exclusive(d.sequence.tables)) for d in running]  # dear: seldom wanted
+            plan = plan_step(waiting, running, self.kv.free, self.limits.batch)
         for sequence in plan.preempted:
             self._free(sequence)
             self.running.remove(sequence)
@@ -297,7 +298,6 @@ class Engine:
             sequence=sequence,
             computed=sequence.started + hit.length,
             table=tables.length + len(hit.full),
-            gives=self.kv.exclusive(tables),
             copies=copies,
             pinned=hit.pinned,
         )
