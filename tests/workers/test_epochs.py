@@ -88,10 +88,14 @@ def test_survivors_of_a_death_go_on_where_they_were(tiny: Path, alone: dict[str,
         assert alone["d"] == newcomer.finish()
 
 
-def test_a_group_grows_and_shrinks_under_load(tiny: Path, alone: dict[str, list[int]]) -> None:
-    """1 -> 2 -> 4 -> 3 -> 2 -> 1 while one sequence runs on the worker that stays: one epoch each, no token changed.
-    Whoever is left out rests and refuses what it still had, to be tried elsewhere."""
-    with crew(tiny, *"abcd") as hired:
+@pytest.mark.parametrize("settings", [{}, {"sampler": "device", "graphs": "on"}], ids=["host", "overlap"])
+def test_a_group_grows_and_shrinks_under_load(
+    tiny: Path, alone: dict[str, list[int]], settings: dict[str, str]
+) -> None:
+    """1 -> 2 -> 4 -> 3 -> 2 -> 1 while one sequence runs on the worker that stays: one epoch each, no token changed,
+    where steps overlap while it is alone too. Whoever is left out rests and refuses what it still had, to be tried
+    elsewhere."""
+    with crew(tiny, *"abcd", **settings) as hired:
         hired.form("a")
         steady = Running(hired, "a", "steady")
         for number, members in enumerate(("ab", "abcd", "acd", "ad")):
