@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from shoal.cluster.checkpoint.golden import forward, make_golden
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.cluster.placement import even_placement
+from shoal.kernels import sampling
 from shoal.workers.checkpoint import CheckpointError, open_checkpoint
 from shoal.workers.config import WorkerConfig
 from shoal.workers.errors import UnfitError
@@ -79,6 +81,22 @@ def test_what_changes_while_serving_is_found_by_the_canary(model: Path) -> None:
     engine.model.experts[2].held.gate_up.scales.view(-1)[:4096] ^= 1
     with pytest.raises(UnfitError, match="not those of earlier epochs"):
         test.run(LocalExchange(), 2)
+
+
+@pytest.mark.parametrize("way", ["greedily", "as the first of one", "as the least share", "behind a mask"])
+def test_a_sampler_that_chooses_wrongly_does_not_serve(model: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Where tokens are chosen on the device and one kind of choice gives another token; a sound one serves."""
+    test = SelfTest(make_engine(model, sampler="device").model, load(model))
+    test.run(LocalExchange(), 0)
+    asked, sound = iter(["greedily", "as the first of one", "as the least share", "behind a mask"]), sampling.sample
+
+    def wrong(*arguments: Any, **options: Any) -> sampling.Chosen:
+        found = sound(*arguments, **options)
+        return found._replace(ids=found.ids + 1) if next(asked) == way else found
+
+    monkeypatch.setattr(sampling, "sample", wrong)
+    with pytest.raises(UnfitError, match=f"does not choose the likeliest token {way}"):
+        test.run(LocalExchange(), 1)
 
 
 def test_a_corrupted_checkpoint_never_serves(model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ import hashlib
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from shoal.kernels import sampling
 from shoal.kernels.attention import AttentionBatch
 from shoal.workers.errors import UnfitError
 from shoal.workers.experts.exchange import Exchange, Wish
@@ -24,6 +27,8 @@ TOKENS = 48
 """Of the prompt, where there is no golden one: each of 8 experts of a layer is then met about 24 times."""
 
 _BLOCK = 16
+_CHOICES = 4
+"""Rows of logits that a device's sampler is tried with."""
 
 
 class SelfTest:
@@ -54,9 +59,12 @@ class SelfTest:
     def run(self, exchange: Exchange, step: int) -> None:
         """A collective: all ranks call it together, between two steps. Raises UnfitError, ExchangeError."""
         exchange.agree(step, self._input.ids.numel(), Wish.NONE)
-        logits = self._model.forward(self._input, self._kv).cpu()
+        on_device = self._model.forward(self._input, self._kv)
+        logits = on_device.cpu()
         digest = int.from_bytes(hashlib.blake2b(logits.numpy().tobytes(), digest_size=7).digest(), "big")
         problem = self._problem(logits, digest)
+        if not problem and self._model.target.sampler == "device":
+            problem = sampler_problem(on_device[-_CHOICES:], logits[-_CHOICES:].numpy())
         words = exchange.compare([digest, int(bool(problem))])
         if problem:
             raise UnfitError(problem)
@@ -77,3 +85,30 @@ class SelfTest:
             return ""
         target = self._model.target
         return difference(self._golden, logits, torch.int8 if target.int8 else target.dtype)
+
+
+def sampler_problem(logits: Tensor, known: NDArray[np.float32]) -> str:
+    """What the device's sampler does wrong where there is one right answer, empty when nothing. `known` are the logits
+    on the host: they tell the likeliest token, however it is asked for, and the next one where that is barred."""
+    best = known.argmax(axis=1)
+    barred = known.copy()
+    barred[np.arange(len(best)), best] = -np.inf
+    may = np.zeros((len(best), -(-known.shape[1] // 32) * 32), dtype=np.bool_)
+    may[:, : known.shape[1]] = barred > -np.inf
+    masks = torch.from_numpy(np.packbits(may, axis=1, bitorder="little").view(np.int32)).to(logits.device)
+    ways = {
+        "greedily": (best, sampling.settings(0.0, 0.0)),
+        "as the first of one": (best, sampling.settings(1.0, 0.5, top_k=1)),
+        "as the least share": (best, sampling.settings(1.0, 0.9, top_p=1e-9)),
+        "behind a mask": (barred.argmax(axis=1), sampling.settings(0.0, 0.0)),
+    }
+    for way, (expected, how) in ways.items():
+        masked = way == "behind a mask"
+        rows = np.tile(np.array(how, dtype=np.int64), (len(best), 1))
+        rows[:, sampling.MASK_ROW] = np.arange(len(best)) if masked else -1
+        chosen = sampling.sample(
+            logits, torch.from_numpy(rows).to(logits.device), masks if masked else None, top_k=True, top_p=True
+        )
+        if not np.array_equal(expected, chosen.ids.cpu().numpy()):
+            return f"the device's sampler does not choose the likeliest token {way}"
+    return ""
