@@ -38,6 +38,7 @@ _PROGRAMS = 1024  # worth keeping busy: twice what an H200 holds at once
 _ENOUGH_TALL = 256
 _FEWEST_SHARES = 4  # of a sequence; with fewer, parts in memory cost more than they win
 _MOST_SPLIT_TOKENS = 64  # bounds the memory for parts, and places in it to 32 bits
+_SEQUENCES = 64  # that a tile of a prompt looks itself up among, at least: each further power of two is compiled anew
 _MERGE_AHEAD = 8  # parts that are loaded before the first of them is needed
 
 __all__ = ["attention", "rope_attention", "write_kv"]
@@ -137,7 +138,7 @@ def _launch(
         splits,
         0 if window is None else window,
         scale * LOG2_E.value,
-        SEQUENCES=1 if one_each else triton.next_power_of_2(sequences),
+        SEQUENCES=1 if one_each else max(_SEQUENCES, triton.next_power_of_2(sequences)),
         ONE_EACH=one_each,
         ROTATE=rotation is not None,
         WRITE=r.slots is not None,

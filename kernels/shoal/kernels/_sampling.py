@@ -326,6 +326,7 @@ def _choose_kernel(
             enough &= (key > lowest) | (at_cut & first)
         passed = tl.cumsum(tl.where(enough, weight, 0), 0) <= target
         chosen = (block * BLOCK + tl.sum(passed.to(tl.int32), 0)).to(tl.int64)
+    chosen = tl.minimum(chosen, V - 1)  # logits that are no numbers choose something: the next step reads its embedding
     tl.store(out_ids + row, chosen)
     if TOLD:
         tl.store(out_logits + row, tl.load(logits + row.to(tl.int64) * V + chosen))

@@ -21,6 +21,7 @@ from shoal.kernels.chips import chip_for
 
 _FEW = 256  # pairs that one program orders by comparing each with each
 _BLOCK = 128  # pairs of one block of the counting sort
+_AT_ONCE = 16  # blocks whose counts are loaded together: each round of loads takes a memory's latency
 _ENTRIES = 128  # schedule entries of one program
 
 
@@ -61,7 +62,7 @@ def arrange(ids: Tensor, slot_of: Tensor, loads: Tensor) -> Arrangement:
     pairs, slots, k = ids.numel(), loads.shape[0], ids.shape[1]
     rows, places = (torch.empty(pairs, dtype=torch.int32, device=ids.device) for _ in range(2))
     offsets = torch.empty(slots + 1, dtype=torch.int32, device=ids.device)
-    if pairs == 0:
+    if pairs == 0 or slots == 0:  # nothing to do, or nobody to do it
         return Arrangement(rows, places, offsets.zero_(), Schedule(offsets[:0], 1))
     padded = triton.next_power_of_2(slots)
     if pairs > _FEW:
@@ -69,7 +70,7 @@ def arrange(ids: Tensor, slot_of: Tensor, loads: Tensor) -> Arrangement:
         before = torch.empty(blocks, slots, dtype=torch.int32, device=ids.device)
         constants = {"SLOTS": padded, **ROUND_EACH}
         _count_kernel[(blocks,)](ids, slot_of, before, pairs, slots, ROWS=_BLOCK, **constants)
-        _scan_kernel[(1,)](before, offsets, loads, blocks, slots, **constants)
+        _scan_kernel[(1,)](before, offsets, loads, blocks, slots, AT_ONCE=_AT_ONCE, **constants)
         _place_kernel[(blocks,)](
             ids, slot_of, before, offsets, rows, places, pairs, slots, K=k, ROWS=_BLOCK, **constants
         )
@@ -171,15 +172,18 @@ def _count_kernel(ids, slot_of, counts, pairs, slots, SLOTS: tl.constexpr, ROWS:
 
 
 @triton.jit(do_not_specialize=["blocks"])
-def _scan_kernel(counts, offsets, loads, blocks, slots, SLOTS: tl.constexpr):
+def _scan_kernel(counts, offsets, loads, blocks, slots, SLOTS: tl.constexpr, AT_ONCE: tl.constexpr):
     """In place: counts[block, s] becomes the pairs of s in earlier blocks. offsets: where each slot's pairs start."""
     s = tl.arange(0, SLOTS)
     inside = s < slots
     running = tl.zeros((SLOTS,), tl.int32)
-    for block in range(blocks):
-        here = tl.load(counts + block * slots + s, mask=inside, other=0)
-        tl.store(counts + block * slots + s, running, mask=inside)
-        running += here
+    for first in range(0, blocks, AT_ONCE):
+        block = first + tl.arange(0, AT_ONCE)
+        at = block[:, None] * slots + s[None, :]
+        there = (block < blocks)[:, None] & inside[None, :]
+        here = tl.load(counts + at, mask=there, other=0)
+        tl.store(counts + at, running[None, :] + tl.cumsum(here, 0) - here, mask=there)
+        running += tl.sum(here, 0)
     tl.store(offsets + 1 + s, tl.cumsum(running, 0), mask=inside)
     tl.store(offsets, 0)
     tl.store(loads + s, tl.load(loads + s, mask=inside, other=0) + running, mask=inside)

@@ -96,6 +96,17 @@ def test_a_row_never_depends_on_its_batch() -> None:
     assert many.ids[0] == alone.ids[0]
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy sees NaN, which is what is wanted here
+@pytest.mark.parametrize("how", [settings(0.0, 0.0), settings(1.0, 0.9), settings(1.0, 0.9, 5, 0.5)])
+def test_logits_that_are_no_numbers_choose_a_token_that_there_is(how: tuple[int, ...]) -> None:
+    """Whichever: the next step looks its embedding up. A row of nobody may hold anything."""
+    logits = torch.full((1, 4100), torch.nan)
+
+    found = _sampling.sample(logits, torch.tensor([how]), None, top_k=True, top_p=True, logprobs=None)
+
+    assert 0 <= found.ids[0] < 4100
+
+
 def test_no_rows() -> None:
     """Nothing to choose from, nothing launched."""
     none = _sampling.sample(torch.zeros(0, 50), torch.zeros(0, 6, dtype=torch.int64), None, **PLAIN)

@@ -35,9 +35,10 @@ def test_tiles_are_numbered_expert_by_expert(counts: list[int]) -> None:
     assert cut(counts, schedule.tile) == told(schedule)
 
 
-@pytest.mark.parametrize("tokens", [1, 3, 16, 64, 65, 100])
+@pytest.mark.parametrize("tokens", [1, 3, 16, 64, 65, 600])
 def test_pairs_are_arranged_by_expert_and_know_their_place(tokens: int) -> None:
-    """By one program or by many (more than 256 pairs): a stable sort, strangers left out, loads added."""
+    """By one program or by many (beyond 256 pairs; 600 tokens are scanned in two rounds): a stable sort,
+    strangers left out, loads added."""
     g = torch.Generator().manual_seed(tokens)
     ids = torch.stack([torch.randperm(EXPERTS, generator=g)[:4] for _ in range(tokens)]).to(torch.int32)
     ids[torch.rand(tokens, 4, generator=g) < 0.2] = -1
@@ -63,6 +64,16 @@ def test_no_pairs_are_an_empty_order() -> None:
     found = _schedule.arrange(torch.empty(0, 4, dtype=torch.int32), torch.zeros(9, dtype=torch.int32), loads)
 
     assert found.offsets.tolist() == [0, 0, 0, 0]
+    assert found.schedule.entries.numel() == 0
+
+
+def test_a_rank_without_experts_serves_nobody() -> None:
+    """Pairs there may be, slots there are none."""
+    slot_of, loads = torch.full((9,), -1, dtype=torch.int32), torch.zeros(0, dtype=torch.int64)
+
+    found = _schedule.arrange(torch.full((5, 4), -1, dtype=torch.int32), slot_of, loads)
+
+    assert found.offsets.tolist() == [0]
     assert found.schedule.entries.numel() == 0
 
 
