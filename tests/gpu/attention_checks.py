@@ -125,7 +125,7 @@ def one_call_is_its_launchers(s: Setting) -> float:
     for spans in ([(1, s.size(3000, 290)), (1, 16), (1, 17)], [(3, 40), (1, 17), (s.size(300, 2), 310)]):
         for window in (None, 128):
             qkv, positions, slots, caches, batch = _fused(s, 25, spans)
-            other = tuple(cache.clone() for cache in caches)
+            other = caches[0].clone(), caches[1].clone()
             one = _attention.rope_attention(qkv, shape, rope, positions, caches, slots, batch, sinks, window)
             widths = [heads * 64, kv_heads * 64, kv_heads * 64]
             q, k, v = (x.contiguous().view(len(qkv), -1, 64) for x in torch.split(qkv, widths, dim=-1))
@@ -144,7 +144,7 @@ def fillers_do_nothing(s: Setting) -> float:
     shape, sinks = BlockShape(heads, kv_heads, 64, 1e-5, SCALE), s.cases(28).normal(heads, dtype=torch.bfloat16)
     rope = rope_tables(150000.0, 32.0, 32.0, 1.0, 4096, 1.35, 64, 4096, s.device)
     qkv, positions, slots, caches, batch = _fused(s, 27, spans)
-    before = tuple(cache.clone() for cache in caches)
+    before = caches[0].clone(), caches[1].clone()
     alone = _attention.rope_attention(qkv, shape, rope, positions, before, slots, batch, sinks, None)
 
     def filled(x: Tensor, value: int) -> Tensor:

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.kernels import _dense, _norm_linear, _sampling
+from shoal.kernels import _dense, _norm_linear, _routing, _sampling
 from shoal.kernels._dense import Tiling
 from shoal.kernels.chips import chip_for
 from shoal.kernels.sampling import settings
-from tests.gpu.stopwatch import copy_tb_s, microseconds
-from tests.kernels.cases import Cases
+from tests.gpu import stopwatch
+from tests.gpu.stopwatch import copy_tb_s, drawn, microseconds
 
 BATCHES = (1, 4, 16, 32, 64, 128, 256, 1024, 4096, 8192)
-HIDDEN, HEADS, QKV, VOCABULARY = 2880, 4096, 5120, 201088
+HIDDEN, HEADS, QKV, VOCABULARY, TOP_K = 2880, 4096, 5120, 201088, 4
 EPS = 1e-5
 GOAL = 0.9  # of the vendor's speed at least
 _DECODED = 256  # rows that logits are wanted of, at most
@@ -32,7 +32,7 @@ def rows(until: float) -> Iterator[dict[str, Any]]:
     """Rows of the record, one after another, until the clock (time.monotonic) says `until`."""
     copy = copy_tb_s()
     yield {"case": "copy", "value": round(copy, 3), "unit": "TB/s"}
-    for part in (_projections, _routers, _unembeddings, _samplers, _tilings):
+    for part in (_projections, _routers, _unembeddings, _samplers, _sums):
         for batch in BATCHES:
             if time.monotonic() > until:
                 yield {"case": f"{part.__name__} batch {batch} and more", "skipped": "the time given was over"}
@@ -41,10 +41,19 @@ def rows(until: float) -> Iterator[dict[str, Any]]:
         torch.cuda.empty_cache()
 
 
+def tiles(until: float) -> Iterator[dict[str, Any]]:
+    """Other tiles than those chosen, for the next choice."""
+    for batch in (1, 16, 32, 64, 256, 8192):
+        for row in _tilings(batch):
+            if time.monotonic() > until:
+                yield {"case": f"tiles of batch {batch} and more", "skipped": "the time given was over"}
+                return
+            yield row
+
+
 def _weights(n: int, k: int) -> list[tuple[Tensor, Tensor]]:
-    cases = Cases(n, torch.bfloat16, "cuda")
     count = min(64, max(1, -(-_CACHE // (2 * n * k))))
-    return [(cases.normal(n, k) / k**0.5, cases.normal(n)) for _ in range(count)]
+    return [(drawn(i, n, k) / k**0.5, drawn(i, n)) for i in range(count)]
 
 
 def _beside(case: str, ours: Calls, theirs: Calls, peer: str, size: float, copy: float) -> dict[str, Any]:
@@ -70,14 +79,10 @@ def _softmax(logits: Tensor) -> Tensor:
     return torch.softmax(logits, -1).cumsum(-1)
 
 
-def _random(seed: int, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return Cases(seed, dtype, "cuda").normal(*shape)
-
-
 def _projections(batch: int, copy: float) -> Iterator[dict[str, Any]]:
     for name, n, k in (("qkv", QKV, HIDDEN), ("out and residual", HIDDEN, HEADS)):
-        x, layers = _random(1, batch, k), _weights(n, k)
-        residual = _random(2, batch, n) if n == HIDDEN else None
+        x, layers = drawn(1, batch, k), _weights(n, k)
+        residual = drawn(2, batch, n) if n == HIDDEN else None
         ours = [partial(_dense.linear, x, w, b, None, residual) for w, b in layers]
         theirs = [partial(_addmm, x, w, b, residual) for w, b in layers]
         row = _beside(f"{name} batch {batch}", ours, theirs, "torch.addmm", 2 * (n * k + batch * (n + k)), copy)
@@ -85,7 +90,7 @@ def _projections(batch: int, copy: float) -> Iterator[dict[str, Any]]:
 
 
 def _routers(batch: int, copy: float) -> Iterator[dict[str, Any]]:
-    x, norm = _random(3, batch, HIDDEN), _random(4, HIDDEN)
+    x, norm = drawn(3, batch, HIDDEN), drawn(4, HIDDEN)
     for experts in (32, 128):
         layers = _weights(experts, HIDDEN)
         ours = [partial(_norm_linear.norm_linear, x, norm, EPS, w, b) for w, b in layers]
@@ -96,24 +101,40 @@ def _routers(batch: int, copy: float) -> Iterator[dict[str, Any]]:
 
 def _unembeddings(batch: int, copy: float) -> Iterator[dict[str, Any]]:
     if batch <= _DECODED:
-        x, norm, (weight, _) = _random(3, batch, HIDDEN), _random(4, HIDDEN), _weights(VOCABULARY, HIDDEN)[0]
+        x, norm, (weight, _) = drawn(3, batch, HIDDEN), drawn(4, HIDDEN), _weights(VOCABULARY, HIDDEN)[0]
         ours = [partial(_norm_linear.norm_linear, x, norm, EPS, weight, None)]
         theirs = [partial(_normed_addmm, x, norm, weight, None)]
         size = 2 * VOCABULARY * HIDDEN + 4 * batch * VOCABULARY
         yield _beside(f"norm and unembedding batch {batch}", ours, theirs, "rms_norm, matmul, float", size, copy)
 
 
+def _sums(batch: int, copy: float) -> Iterator[dict[str, Any]]:
+    """The end of a layer with the next one's norm, in one launch; beside torch's own operations."""
+    count = max(2, min(32, _CACHE // (2 * batch * HIDDEN * 7)))
+    inputs = [(drawn(8 + i, batch, TOP_K, HIDDEN), drawn(40 + i, batch, HIDDEN)) for i in range(count)]
+    shares, norm = drawn(5, batch, TOP_K, dtype=torch.float32).softmax(-1), drawn(4, HIDDEN)
+    ours = [partial(_routing.combine_normed, rows, shares, x, norm, EPS) for rows, x in inputs]
+    theirs = [partial(_torch_sum, rows, shares, x, norm) for rows, x in inputs]
+    size = 2 * batch * HIDDEN * (TOP_K + 3)
+    yield _beside(f"sum, residual and norm batch {batch}", ours, theirs, "sum, add, rms_norm", size, copy)
+
+
+def _torch_sum(rows: Tensor, shares: Tensor, x: Tensor, norm: Tensor) -> Tensor:
+    total = x + (rows * shares[:, :, None].to(rows.dtype)).sum(1)
+    return torch.nn.functional.rms_norm(total, (HIDDEN,), norm, EPS)
+
+
 def _samplers(batch: int, copy: float) -> Iterator[dict[str, Any]]:
     """Without a goal: the vendor's softmax and running sum are only the beginning of what is done here."""
     if batch > _DECODED:
         return
-    logits = _random(6, batch, VOCABULARY, dtype=torch.float32) * 4
+    logits = drawn(6, batch, VOCABULARY, dtype=torch.float32) * 4
     for name, how, n, filtered in (
         ("a draw", settings(1.0, 0.5), None, False),
         ("a draw and 20 log-probabilities", settings(1.0, 0.5), 20, False),
         ("top-k and top-p", settings(1.0, 0.5, 50, 0.9), None, True),
     ):
-        table = torch.tensor([how] * batch, device="cuda")
+        table = torch.tensor([how] * batch, device=stopwatch.DEVICE)
         ours = [partial(_sampling.sample, logits, table, None, top_k=filtered, top_p=filtered, logprobs=n)]
         row = _beside(f"{name} batch {batch}", ours, [partial(_softmax, logits)], "softmax, cumsum", 0, copy)
         yield {
@@ -121,13 +142,10 @@ def _samplers(batch: int, copy: float) -> Iterator[dict[str, Any]]:
         }
 
 
-def _tilings(batch: int, copy: float) -> Iterator[dict[str, Any]]:
-    """Other tiles than those chosen, for the next choice."""
-    if batch not in (1, 16, 32, 64, 256, 8192):
-        return
-    chip = chip_for(torch.empty(0, device="cuda"))
+def _tilings(batch: int) -> Iterator[dict[str, Any]]:
+    chip = chip_for(torch.empty(0, device=stopwatch.DEVICE))
     for name, n, k in (("qkv", QKV, HIDDEN), ("out", HIDDEN, HEADS)):
-        x, layers, chosen = _random(7, batch, k), _weights(n, k), _dense.tiling(batch, n, chip)
+        x, layers, chosen = drawn(7, batch, k), _weights(n, k), _dense.tiling(batch, n, chip)
         for tile in _others(batch):
             if tile.stage_bytes * tile.stages <= chip.shared_bytes:
                 us = microseconds([partial(_dense.linear, x, w, None, tile=tile) for w, _ in layers])

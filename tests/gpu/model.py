@@ -10,16 +10,11 @@ layers in Triton's interpreter): that shows that the script itself is sound, and
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,19 +22,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("cluster", "kernels", "proto", "workers"))]
 
-from tests.gpu.telling import Teller, Told, read  # noqa: E402  the line above decides where it is found
+from tests.gpu.parts import Part, launch  # noqa: E402  the line above decides where it is found
+from tests.gpu.telling import Teller, Told  # noqa: E402  as above
 
 if sys.version_info < (3, 11):  # noqa: UP036  said in words rather than as a syntax error from deep within
     sys.exit("Python 3.11 or newer is needed")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """`limit`: seconds after which it is killed; what it said until then is kept. It needs `least`."""
-
-    name: str
-    limit: float
-    least: float
 
 
 PARTS = (
@@ -93,37 +80,13 @@ def _machine(device: str) -> dict[str, Any]:
     return machine(device)
 
 
-def launch(part: Part, arguments: argparse.Namespace, facts: dict[str, Any], seconds: float) -> tuple[Told, str]:
-    """What the part said, and what went wrong with it; empty: nothing."""
-    with tempfile.TemporaryDirectory(prefix="gpu-model-") as folder:
-        said, errors = Path(folder) / "said.jsonl", Path(folder) / "errors"
-        command = [
-            sys.executable, str(Path(__file__).resolve()), "--part", part.name, "--say", str(said),
-            "--facts", json.dumps(facts), *(["--small"] if arguments.small else []),
-        ]  # fmt: skip
-        environment = {**os.environ, **({"TRITON_INTERPRET": "1"} if arguments.small else {})}
-        with errors.open("wb") as stderr:
-            process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
-            try:
-                code = process.wait(seconds)
-                problem = "" if code == 0 else f"ended with {code}: {_tail(errors)}"
-            except subprocess.TimeoutExpired:
-                problem = f"was ended after {seconds:.0f} s: what it said until then is here"
-            finally:
-                _end(process)
-        return read(said), problem
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """It and what it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _tail(errors: Path) -> str:
-    lines = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
-    return " | ".join(lines[-6:])[-1500:]
+def launch_part(part: Part, arguments: argparse.Namespace, facts: dict[str, Any], seconds: float) -> tuple[Told, str]:
+    """What the part said, and what went wrong with it."""
+    command = [
+        sys.executable, str(Path(__file__).resolve()), "--part", part.name, "--facts", json.dumps(facts),
+        *(["--small"] if arguments.small else []),
+    ]  # fmt: skip
+    return launch(command, {"TRITON_INTERPRET": "1"} if arguments.small else {}, seconds)
 
 
 def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -146,7 +109,7 @@ def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
         else:
             print(f"== {part.name}", flush=True)
             started = time.monotonic()
-            told, problem = launch(part, arguments, facts, min(left, part.limit))
+            told, problem = launch_part(part, arguments, facts, min(left, part.limit))
             facts |= told.facts
             record["machine"] = facts.get("machine", {})
             record["rows"] += told.rows

@@ -9,10 +9,11 @@ from unittest import mock
 
 import torch
 
-from shoal.kernels import _moe_matmul, _routing, _schedule, moe_matmul, mxfp4, mxfp8
+from shoal.kernels import _moe_matmul, _norm, _routing, _schedule, moe_matmul, mxfp4, mxfp8
 from shoal.kernels.chips import MoeTile, chip_for
 from shoal.kernels.expert_rows import expert_rows, expert_rows_torch
 from shoal.kernels.fragments import permute
+from shoal.kernels.mxfp4 import ExpertWeights
 from shoal.kernels.mxfp8 import Bf16Weights, Mxfp8Weights
 from shoal.kernels.routing import combine_torch, route_torch
 from tests.gpu.checks import Check, Setting, error, same
@@ -107,6 +108,27 @@ def moe_tiles_agree(s: Setting) -> float:
     return sum(same(f"{tile}", h0, h) + same(f"{tile}", y0, y) for tile, h, y in results[1:])
 
 
+def far_experts_are_reached(s: Setting) -> float:
+    """The last of as many experts as a layer has, beyond 2^31 numbers where they are bf16, as if it were alone."""
+    experts, n, width = s.size(128, 5), s.size(5760, 70), s.size(2880, 96)
+    shape = (experts, n, width // 32, 16)
+    blocks = torch.randint(0, 256, shape, dtype=torch.uint8, device=s.device)
+    scales = torch.randint(119, 125, shape[:3], dtype=torch.uint8, device=s.device)
+    bias = torch.zeros(experts, n, dtype=torch.bfloat16, device=s.device)
+    values = torch.randn(experts, n, width, dtype=torch.bfloat16, device=s.device) / 50
+    x, (rows, offsets), count = s.cases(18).normal(20, width), s.cases(18).assignment(20, [7]), 0.0
+    last = torch.cat([offsets.new_zeros(experts - 1), offsets])
+    for far, alone in (
+        (permute(ExpertWeights(blocks, scales, bias)), permute(ExpertWeights(blocks[-1:], scales[-1:], bias[-1:]))),
+        (Bf16Weights(values, bias), Bf16Weights(values[-1:], bias[-1:])),
+    ):
+        with one_tile(s, chip_for(x).moe[0]):
+            expected = _moe_matmul.gate_up(x, rows, offsets, alone, limit=LIMIT, alpha=ALPHA)
+            found = _moe_matmul.gate_up(x, rows, last, far, limit=LIMIT, alpha=ALPHA)
+        count += same(type(far).__name__, expected, found)
+    return count
+
+
 def few_and_many_tokens_are_ordered(s: Setting) -> float:
     """Top-k with ties; then pairs to rows and back, by one program and by many, with experts that lie elsewhere."""
     logits = Cases(11, torch.float32, s.device).normal(s.size(500, 80), s.size(128, 8))
@@ -118,6 +140,9 @@ def few_and_many_tokens_are_ordered(s: Setting) -> float:
     alone_ids, alone_weights = _routing.route(logits[7:8], 4)
     same("alone", ids[7], alone_ids[0])
     same("alone", weights[7], alone_weights[0])
+    some, _ = _routing.route(logits, 4, torch.tensor([30], device=s.device))
+    same("alive", ids[:30], some[:30])
+    assert bool((some[30:] == -1).all()), "rows that fill a step up chose somebody"
     found, experts, width = error(twin_weights, weights), logits.shape[1], 96
     up, down = s.cases(12).experts(experts - 2, 2 * width, width), s.cases(13).experts(experts - 2, width, width)
     slot_of = torch.arange(experts, dtype=torch.int32, device=s.device) - 2  # the lowest two lie elsewhere
@@ -135,7 +160,7 @@ def few_and_many_tokens_are_ordered(s: Setting) -> float:
 
 
 def rows_are_combined(s: Setting) -> float:
-    """In top-k order with the residual, in fp32 bit for bit."""
+    """In top-k order with the residual, in fp32 bit for bit; then with the next layer's norm."""
     width = s.size(2880, 96)
     rows, x = s.cases(15).normal(9, 4, width), s.cases(17).normal(9, width)
     shares = Cases(16, torch.float32, s.device).normal(9, 4)
@@ -146,6 +171,9 @@ def rows_are_combined(s: Setting) -> float:
         if s.dtype == torch.float32:
             same("combine", twin, combined)
         found = max(found, error(twin, combined))
+        total, normed = _routing.combine_normed(rows, shares, residual, s.cases(19).normal(width), 1e-5)
+        same("sum before its norm", combined, total)
+        same("norm behind the sum", _norm.rms_norm(combined, s.cases(19).normal(width), 1e-5), normed)
     return found
 
 
@@ -155,6 +183,7 @@ ALL: tuple[Check, ...] = (
     every_code_is_decoded,
     moe_rows_are_independent,
     moe_tiles_agree,
+    far_experts_are_reached,
     few_and_many_tokens_are_ordered,
     rows_are_combined,
 )

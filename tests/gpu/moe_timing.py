@@ -15,14 +15,16 @@ from shoal.kernels import _moe_matmul, _routing, _schedule, mxfp4
 from shoal.kernels._schedule import Arrangement
 from shoal.kernels.fragments import FragmentExperts, permute
 from shoal.kernels.mxfp4 import ExpertWeights
-from tests.gpu.stopwatch import copy_tb_s, eager_microseconds, matmul_tflop_s, microseconds
-from tests.kernels.cases import Cases
+from tests.gpu import stopwatch
+from tests.gpu.stopwatch import copy_tb_s, drawn, eager_microseconds, matmul_tflop_s, microseconds
 
 HIDDEN, TOP_K = 2880, 4
+MODELS = (("20b", 32, 4), ("120b", 128, 2))  # experts of a layer, layers that take turns
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 8192)
 EXPERT_BYTES = HIDDEN * HIDDEN * 3 * 17 // 32  # gate, up and down: 16 bytes and a scale for every 32 weights
 LIMIT, ALPHA = 7.0, 1.702
 DECODE_GOAL_TB_S, PREFILL_GOAL = 2.8, 0.6  # packed bytes from batch 4 up; share of the matmul's rate
+WORKS = 12  # batches that take turns
 BASELINE_BATCHES = (1, 16, 256, 4096)
 
 
@@ -36,9 +38,19 @@ class Layer:
 
     @classmethod
     def random(cls, seed: int, experts: int) -> Layer:
-        cases = Cases(seed, torch.bfloat16, "cuda")
-        up, down = cases.experts(experts, 2 * HIDDEN, HIDDEN), cases.experts(experts, HIDDEN, HIDDEN)
+        up, down = _experts(seed, experts, 2 * HIDDEN), _experts(seed + 1000, experts, HIDDEN)
         return cls((up, down), permute(up), permute(down))
+
+
+def _experts(seed: int, experts: int, rows: int) -> ExpertWeights:
+    """All codes and usual scales, drawn on the GPU."""
+    random = torch.Generator(stopwatch.DEVICE).manual_seed(seed)
+    shape = (experts, rows, HIDDEN // 32, 16)
+    return ExpertWeights(
+        torch.randint(0, 256, shape, dtype=torch.uint8, device=stopwatch.DEVICE, generator=random),
+        torch.randint(119, 125, shape[:3], dtype=torch.uint8, device=stopwatch.DEVICE, generator=random),
+        drawn(seed, experts, rows),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,7 @@ class Work:
     def baseline(self) -> Callable[[], Tensor]:
         """Dequantise each expert that was hit, then the vendor's matmul: what a framework does without a kernel."""
         bounds, (up, down) = self.plan.offsets.tolist(), self.layer.published
-        out = torch.empty(self.ids.numel(), HIDDEN, dtype=torch.bfloat16, device="cuda")
+        out = torch.empty(self.ids.numel(), HIDDEN, dtype=torch.bfloat16, device=stopwatch.DEVICE)
         hits = [(e, lo, hi) for e, (lo, hi) in enumerate(itertools.pairwise(bounds)) if lo < hi]
 
         def run() -> Tensor:
@@ -90,10 +102,10 @@ def works(layers: list[Layer], batch: int, count: int) -> list[Work]:
     for i in range(count):
         layer = layers[i % len(layers)]
         experts = layer.up.num_experts
-        ids, _ = _routing.route(Cases(31 * batch + i, torch.float32, "cuda").normal(batch, experts), TOP_K)
-        loads = torch.zeros(experts, dtype=torch.int64, device="cuda")
-        slot_of = torch.arange(experts, dtype=torch.int32, device="cuda")
-        x = Cases(batch + i, torch.bfloat16, "cuda").normal(batch, HIDDEN)
+        ids, _ = _routing.route(drawn(31 * batch + i, batch, experts, dtype=torch.float32), TOP_K)
+        loads = torch.zeros(experts, dtype=torch.int64, device=stopwatch.DEVICE)
+        slot_of = torch.arange(experts, dtype=torch.int32, device=stopwatch.DEVICE)
+        x = drawn(batch + i, batch, HIDDEN)
         made.append(Work(layer, x, ids, slot_of, loads, _schedule.arrange(ids, slot_of, loads)))
     return made
 
@@ -102,7 +114,7 @@ def rows(until: float) -> Iterator[dict[str, Any]]:
     """Rows of the record, one after another, until the clock (time.monotonic) says `until`."""
     copy = copy_tb_s()
     yield {"case": "copy", "value": round(copy, 3), "unit": "TB/s"}
-    for name, experts, held in (("20b", 32, 4), ("120b", 128, 2)):
+    for name, experts, held in MODELS:
         layers = [Layer.random(seed, experts) for seed in range(held)]
         for batch in BATCHES:
             if time.monotonic() > until:
@@ -114,7 +126,7 @@ def rows(until: float) -> Iterator[dict[str, Any]]:
 
 
 def one_batch(case: str, layers: list[Layer], batch: int, copy: float) -> Iterator[dict[str, Any]]:
-    made = works(layers, batch, 12 if batch <= 256 else 4)
+    made = works(layers, batch, WORKS if batch <= 256 else 4)
     us = microseconds([work.experts for work in made])
     hit = sum(work.hit() for work in made) / len(made)
     tb_s = hit * EXPERT_BYTES / us / 1e6

@@ -39,6 +39,10 @@ class Teller:
             row |= {"goal": goal, "met": value >= goal if least else value <= goal}
         self._say("row", row | {key: _short(v) if isinstance(v, float) else v for key, v in more.items()})
 
+    def whole(self, row: dict[str, Any]) -> None:
+        """One figure as it is."""
+        self._say("row", row)
+
     def check(self, name: str, passed: bool, **more: Any) -> None:
         """Something that must hold."""
         self._say("check", {"check": name, "passed": passed, **more})

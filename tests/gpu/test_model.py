@@ -22,6 +22,7 @@ from shoal.cluster.plan.gpu import GPUS
 from tests.gpu import device, graphs, groups, layers, model, peer, seats, speed
 from tests.gpu.extent import FULL, TINY, sizes_for
 from tests.gpu.idle import idle_share
+from tests.gpu.parts import Part
 from tests.gpu.telling import Teller, read
 from tests.workers.engines import engine_of
 
@@ -86,7 +87,7 @@ def test_a_part_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     """With all that it started; the record says so."""
     before = set(psutil.Process().children(recursive=True))
     begin = time.monotonic()
-    told, problem = model.launch(model.Part("groups", 0.3, 0.0), arguments(tmp_path), {}, 0.3)
+    told, problem = model.launch_part(Part("groups", 0.3, 0.0), arguments(tmp_path), {}, 0.3)
     assert "was ended after 0 s" in problem
     assert time.monotonic() - begin < 30
     assert not told.rows
@@ -95,7 +96,7 @@ def test_a_part_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 def test_a_part_that_breaks_is_reported(tmp_path: Path) -> None:
     """With the end of what it said on stderr; a part there is not breaks at once."""
-    _, problem = model.launch(model.Part("nothing", 60, 0.0), arguments(tmp_path), {}, 60)
+    _, problem = model.launch_part(Part("nothing", 60, 0.0), arguments(tmp_path), {}, 60)
     assert problem.startswith("ended with 1: ")
     assert "KeyError: 'nothing'" in problem
 

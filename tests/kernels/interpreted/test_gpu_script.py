@@ -1,0 +1,104 @@
+"""The checks and timers of `tests/gpu` on tiny shapes: whoever has a GPU for ten minutes finds no slip in them.
+
+Times mean nothing here; that a check holds does, as far as the interpreter goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shoal.kernels.attention import BlockShape
+from tests.gpu import (
+    attention_checks,
+    attention_timing,
+    checks,
+    dense_checks,
+    dense_timing,
+    moe_checks,
+    moe_peer,
+    moe_timing,
+    stopwatch,
+)
+
+CHECKS = (*moe_checks.ALL, *attention_checks.ALL, *dense_checks.ALL, *checks.ALL)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_check_of_the_gpu_script_holds_here(check: checks.Check) -> None:
+    """In bf16, as a GPU serves it, at sizes that the interpreter gets through."""
+    assert check(checks.Setting("cpu", False, torch.bfloat16)) >= 0
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes and batches at which the interpreter times everything."""
+    monkeypatch.setattr(stopwatch, "DEVICE", "cpu")
+    for module, sizes in {
+        dense_timing: {"HIDDEN": 64, "HEADS": 64, "QKV": 96, "VOCABULARY": 300, "BATCHES": (1, 3), "_CACHE": 1},
+        moe_timing: {
+            "MODELS": (("20b", 4, 2), ("120b", 5, 1)), "HIDDEN": 64, "EXPERT_BYTES": 1, "BATCHES": (4,), "WORKS": 2,
+            "BASELINE_BATCHES": (4,),
+        },
+        attention_timing: {
+            "HEADS": 2, "KV_HEADS": 1, "SHAPE": BlockShape(2, 1, 64, 1e-5, 0.125), "_BLOCKS": 40, "_LONGEST": 64,
+            "DECODE": ((2, 40),), "PROMPTS": (20,), "_READ": 1,
+        },
+    }.items():  # fmt: skip
+        for name, size in sizes.items():
+            monkeypatch.setattr(module, name, size)
+
+
+def told(rows: Iterator[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By case. Every row is a figure with its unit, or says why there is none."""
+    found = {row["case"]: row for row in rows}
+    for row in found.values():
+        assert "skipped" in row or (row["unit"] and math.isfinite(row["value"]) and row["value"] >= 0)
+    return found
+
+
+@pytest.mark.usefixtures("tiny")
+def test_experts_are_timed() -> None:
+    """Time, order, bytes per second beside a copy, and the plain way."""
+    found = told(moe_timing.rows(math.inf))
+
+    cases = {"experts", "order", "packed bytes", "dequantise then matmul"}
+    assert {"copy", *(f"{m} batch 4, {what}" for m in ("20b", "120b") for what in cases)} == set(found)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_attention_is_timed() -> None:
+    """Decoding beside a copy, prompts beside a product and the vendor's attention."""
+    found = told(attention_timing.rows(math.inf))
+
+    assert {"decode full batch 2 at 40, keys and values", "prompt sliding of 20"} < set(found)
+    assert "ratio" in found["prompt full of 20, beside the vendor's"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_is_around_them_is_timed() -> None:
+    """Projections, routers, unembedding, sampling and the sum with its norm, each beside torch's own."""
+    found = told(dense_timing.rows(math.inf))
+
+    for part in ("qkv", "out and residual", "norm and router of 128", "norm and unembedding", "a draw",
+                 "sum, residual and norm"):  # fmt: skip
+        assert "peer_value" in found[f"{part} batch 3"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_time_that_is_over_leaves_a_line() -> None:
+    """Nothing further is begun, and the record says what is missing."""
+    for rows in (moe_timing.rows, attention_timing.rows, dense_timing.rows, dense_timing.tiles):
+        assert any("skipped" in row for row in rows(0.0))
+
+
+def test_a_peer_that_is_not_there_is_left_out_by_a_line(tmp_path: Path) -> None:
+    """With the reason."""
+    (row,) = moe_peer.rows(math.inf, tmp_path)
+
+    assert row["skipped"].startswith("left out: ModuleNotFoundError")
