@@ -10,16 +10,14 @@ chip that nobody had is compiled, and no more is claimed of it.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import functools
+import io
 import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -75,28 +73,55 @@ def launch_everything(chip: Chip) -> None:
         launch_attention()
 
 
-def compile_for(launch: Launch, chip: str) -> dict[str, object]:
-    """Compile one launch to machine code and read what the assembler made of it."""
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a launch compiles to: launches that differ in numbers which no kernel is specialised for share one."""
+
+    kernel: Any
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    aligned: tuple[int, ...]  # parameters that are known to be multiples of 16
+    options: tuple[tuple[str, Any], ...]
+
+
+def variant_of(launch: Launch) -> Variant:
+    """As Triton's own launcher specialises its arguments."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
-    attributes: dict[tuple[int, ...], list[list[object]]] = {}
+    aligned: list[int] = []
     for i, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
         if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = _TYPES[value.dtype]
-            attributes[(i,)] = [["tt.divisibility", 16]]  # as torch allocates
+            aligned.append(i)  # as torch allocates
         elif isinstance(value, float):
             signature[parameter.name] = "fp32"
         else:
             signature[parameter.name] = "i32"
             if value % 16 == 0 and not parameter.do_not_specialize:
-                attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constants, attributes)
-    compiled = triton.compile(source, target=_gpu(chip), options=launch.options)
+                aligned.append(i)
+    options = tuple(launch.options.items())
+    return Variant(launch.kernel, tuple(signature.items()), tuple(constants.items()), tuple(aligned), options)
+
+
+def variants_for(chip: str) -> list[Variant]:
+    """All that the launchers need on this chip, each once."""
+    return list(dict.fromkeys(map(variant_of, record(functools.partial(launch_everything, CHIPS[chip])))))
+
+
+def compile_for(variant: Variant, chip: str) -> dict[str, object]:
+    """Compile to machine code and read what the assembler said of it."""
+    constants = dict(variant.constants)
+    attributes = {(i,): [["tt.divisibility", 16]] for i in variant.aligned}
+    source = ASTSource(variant.kernel, dict(variant.signature), constants, attributes)
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log), triton.knobs.nvidia.scope(), triton.knobs.compilation.scope():
+        triton.knobs.nvidia.dump_ptxas_log = triton.knobs.compilation.always_compile = True
+        compiled = triton.compile(source, target=_gpu(chip), options=dict(variant.options))
     told = {
-        "kernel": launch.kernel.__name__,
+        "kernel": variant.kernel.__name__,
         "variant": " ".join(f"{k}={v}" for k, v in constants.items() if isinstance(v, bool | str | int)),
         "chip": chip,
         "warps": compiled.metadata.num_warps,
@@ -104,13 +129,13 @@ def compile_for(launch: Launch, chip: str) -> dict[str, object]:
     }
     if chip.startswith("gfx"):
         return told | {"binary_bytes": len(compiled.asm["hsaco"]), **_amd_resources(compiled.asm["amdgcn"])}
-    ptx, cubin = compiled.asm["ptx"], compiled.asm["cubin"]
+    ptx = compiled.asm["ptx"]
     return told | {
-        "binary_bytes": len(cubin),
+        "binary_bytes": len(compiled.asm["cubin"]),
         "tensor_cores": next((i for i in ("tcgen05.mma", "wgmma", "mma.sync") if i in ptx), None),
         "from_registers": re.search(r"wgmma\.mma_async[^;]*\}, \{%r", ptx) is not None,
-        "waits_for_each_product": "wgmma" in ptx and _serialized(ptx, chip),
-        **_resources(cubin),
+        "waits_for_each_product": "serialized" in log.getvalue(),
+        **_resources(log.getvalue()),
     }
 
 
@@ -118,19 +143,11 @@ def _gpu(chip: str) -> GPUTarget:
     return GPUTarget("hip", chip, 64) if chip.startswith("gfx") else GPUTarget("cuda", int(chip[2:]), 32)
 
 
-def _tool(name: str) -> Path:
-    return Path(triton.__file__).parent / "backends/nvidia/bin" / name
-
-
-def _resources(cubin: bytes) -> dict[str, int]:
-    """Registers per thread, and bytes of local memory and stack per thread: what spills."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command: list[str | Path] = [_tool("cuobjdump"), "--dump-resource-usage", file.name]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    numbers = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    return {"registers": numbers["REG"], "spilled_bytes": numbers["STACK"] + numbers["LOCAL"]}
+def _resources(log: str) -> dict[str, int]:
+    """Registers per thread, and bytes of stack per thread, which is where registers spill to."""
+    (registers,) = re.findall(r"Used (\d+) registers", log)
+    (frame,) = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    return {"registers": int(registers), "spilled_bytes": sum(map(int, frame))}
 
 
 def _amd_resources(assembly: str) -> dict[str, int]:
@@ -139,22 +156,23 @@ def _amd_resources(assembly: str) -> dict[str, int]:
     return {"registers": numbers["vgpr_count"], "spilled_bytes": 4 * numbers["vgpr_spill_count"]}
 
 
-def _serialized(ptx: str, chip: str) -> bool:
-    """Whether the assembler says that it had to let every wgmma finish before the next."""
-    with tempfile.NamedTemporaryFile(suffix=".ptx", mode="w") as file:
-        file.write(ptx)
-        file.flush()
-        arch = f"-arch=sm_{chip[2:]}a"
-        command: list[str | Path] = [_tool("ptxas"), arch, "-v", file.name, "-o", os.devnull]
-        return "serialized" in subprocess.run(command, check=True, capture_output=True, text=True).stderr
+def compile_everything(chips: list[str], share: int = 0, of: int = 1) -> Iterator[dict[str, object]]:
+    """Every variant of every chip, or the part of them that one of several processes does."""
+    work = [(variant, chip) for chip in chips for variant in variants_for(chip)]
+    # The slow ones are neighbours: dealt out like cards, every process gets as many of them.
+    for variant, chip in work[share::of]:
+        yield compile_for(variant, chip)
 
 
-def compile_everything(chips: list[str]) -> Iterator[dict[str, object]]:
-    for chip in chips:
-        for launch in record(functools.partial(launch_everything, CHIPS[chip])):
-            yield compile_for(launch, chip)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("chips", nargs="*", default=["sm90"], metavar="CHIP", help=", ".join(CHIPS))
+    parser.add_argument("--share", type=int, default=0, help="which part of the work to do ...")
+    parser.add_argument("--of", type=int, default=1, help="... of how many")
+    arguments = parser.parse_args()
+    for report in compile_everything(arguments.chips, arguments.share, arguments.of):
+        print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":
-    for report in compile_everything(sys.argv[1:] or ["sm90"]):
-        print(json.dumps(report), flush=True)
+    main()
