@@ -60,6 +60,7 @@ bench-load: $(READY) ## Compare reading weights with safetensors' own reader: ti
 
 soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts beyond 100k tokens, a million odd prompts
 	@$(BIN)/python -m tests.workers.soak --requests 5000
+	@$(BIN)/python -m tests.workers.soak --requests 5000 --overlap
 	@$(BIN)/python -m tests.workers.long_context 32768 104000
 	@$(BIN)/python -m tests.router.harmony.fuzz 1000000
 	@$(BIN)/python -m tests.router.safeguards.corpus 200000

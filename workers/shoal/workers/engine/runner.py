@@ -83,7 +83,7 @@ class Flight:
     """A step that was launched and whose results have not come yet."""
 
     parts: tuple[Part, ...]
-    logits: Tensor
+    logits: Tensor | None  # until choices are on their way: the next step's take as much memory again
     chosen: Chosen | None = None
 
     @property
@@ -132,6 +132,8 @@ class Runner:
     def choose(self, flight: Flight) -> None:
         """Begin to choose after every sequence's last token, which must be known by now. One that has ended since the
         launch is left out."""
+        logits, flight.logits = flight.logits, None
+        assert logits is not None, "that was asked for already"
         with self.model.stopwatch.phase("sampling"):
             asked, seen = Asked(), list[int]()
             for part in flight.parts:
@@ -141,7 +143,7 @@ class Runner:
                 if part.on_device:
                     self._chooser.ask(asked, part.work.sequence, part.open)
             self.loads.begin()
-            flight.chosen = self._chooser.choose(asked, flight.logits, seen)
+            flight.chosen = self._chooser.choose(asked, logits, seen)
 
     def collect(self, flight: Flight) -> list[Result]:
         """Wait for what was chosen, of those that have not ended. The sequences' constraints take it; else they are not
