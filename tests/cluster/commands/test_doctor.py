@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
@@ -46,6 +47,42 @@ def test_the_driver_is_asked_for_its_cards(
     found = doctor.gpu()
     assert state == found.state
     assert words in found.words
+
+
+def test_a_gpu_that_is_configured_and_not_there_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers would not start; where they run elsewhere, or on the CPU, nothing is missing."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (WRONG, WELL, WELL) == (
+        doctor.gpu(1, "cuda").state, doctor.gpu(0, "cuda").state, doctor.gpu(1, "auto").state
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "words"),
+    [
+        ("echo 12.8 8", WELL, "CUDA 12.8 sees 8"),
+        ("echo None False", WRONG, "built without CUDA"),
+        ("echo 'The NVIDIA driver on your system is too old' >&2; echo 12.8 False", WRONG, "too old"),
+        ("echo \"ModuleNotFoundError: No module named 'torch'\" >&2; exit 1", DOUBTFUL, "ModuleNotFoundError"),
+    ],
+)
+def test_torch_is_asked_whether_it_sees_the_cards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str
+) -> None:
+    """A build without CUDA and a driver that is too old for it are told apart, each with what helps."""
+    program(tmp_path, "nvidia-smi", "exit 0", monkeypatch)
+    program(tmp_path, "python", script, monkeypatch)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    found = doctor.torch()
+    assert (state, True) == (found.state, words in found.words)
+    assert (state == WELL) == (found.advice == "")
+
+
+def test_torch_s_own_answer_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one here, whichever build it is."""
+    program(tmp_path, "nvidia-smi", "exit 0", monkeypatch)
+    found = doctor.torch()
+    assert found.words.startswith(("built without CUDA", "CUDA "))
 
 
 def test_redis_is_asked_for_what_sessions_need(redis_server: EmbeddedRedis) -> None:
@@ -151,6 +188,6 @@ def test_what_is_wrong_makes_the_command_fail(tmp_path: Path) -> None:
     out = StringIO()
     with pytest.raises(UnhealthyError):
         doctor.run(settings, False, Console(file=out, width=200))
-    for check in ("python", "gpu", "/dev/shm", "compiler", "ray", "redis", "clock", "ports", "checkpoint"):
+    for check in ("python", "gpu", "torch", "/dev/shm", "compiler", "ray", "redis", "clock", "ports", "checkpoint"):
         assert f" {check}: " in out.getvalue()
     assert "check cluster.redis_url" in out.getvalue()

@@ -31,6 +31,7 @@ _MARK = {WELL: "[green]ok[/]     ", DOUBTFUL: "[yellow]warning[/]", WRONG: "[red
 _SHARED = "/dev/shm"  # noqa: S108  # nothing is written there
 _CLOCK_SECONDS = 1.0  # a difference to Redis' clock from which leases and tokens suffer
 _SECONDS = 3.0  # for each answer
+_IMPORT_SECONDS = 120.0  # for torch to be read from a slow disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ def findings(settings: Settings, hashes: bool) -> Iterator[Finding]:
     """All checks; with `hashes` every byte of the checkpoint is compared with its manifest."""
     checks: tuple[Callable[[], Finding], ...] = (
         python,
-        lambda: gpu(settings.cluster().ranks if not settings.cluster().ray_address else 0),
+        lambda: gpu(_here(settings), settings.worker(model="unused").device),
+        torch,
         memory_for_exchange,
         compiler,
         lambda: ray(settings.cluster().ray_address),
@@ -84,9 +86,12 @@ def python() -> Finding:
     return Finding("python", WRONG, version, "use Python 3.11 or 3.12")
 
 
-def gpu(wanted: int = 1) -> Finding:
-    """The driver, and what it shows: a card per worker, of which `wanted` shall run here."""
+def gpu(wanted: int = 1, device: str = "auto") -> Finding:
+    """The driver, and what it shows: a card per worker, of which `wanted` shall run here on `device`."""
     tool = shutil.which("nvidia-smi")
+    if tool is None and wanted and device.startswith("cuda"):
+        words = f"no nvidia-smi, but worker.device is {device}"
+        return Finding("gpu", WRONG, words, "install the driver; in a container also NVIDIA's runtime for it")
     if tool is None:
         if Path("/dev/nvidiactl").exists():
             return Finding("gpu", DOUBTFUL, "there is a GPU but no nvidia-smi", "install the driver's utilities")
@@ -104,6 +109,26 @@ def gpu(wanted: int = 1) -> Finding:
         words = f"{'; '.join(cards)}: {len(cards)} for {wanted} workers"
         return Finding("gpu", DOUBTFUL, words, "lower cluster.ep_size or cluster.groups, or set cluster.ray_address")
     return Finding("gpu", WELL, "; ".join(cards))
+
+
+def torch() -> Finding:
+    """Whether what computes sees the cards that the driver shows: its CUDA is younger than many a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return Finding("torch", WELL, "not asked: no GPU")
+    asked = "import torch; print(torch.version.cuda, torch.cuda.is_available() and torch.cuda.device_count())"
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False
+    )
+    told = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
+    if done.returncode:
+        return Finding("torch", DOUBTFUL, told, "only a router runs here; pip install 'shoal[worker]'")
+    version, seen = done.stdout.split()
+    if version == "None":
+        return Finding("torch", WRONG, "built without CUDA", "install its CUDA build: requirements/torch-cuda.lock")
+    if seen == "False":
+        advice = f"CUDA {version} needs a newer driver, or /dev/nvidia* are not let through"
+        return Finding("torch", WRONG, f"CUDA {version} sees no card: {told}", advice)
+    return Finding("torch", WELL, f"CUDA {version} sees {seen}")
 
 
 def memory_for_exchange() -> Finding:
@@ -211,13 +236,19 @@ def ports(settings: Settings) -> Finding:
     wanted = {"port": (router.host, router.port), "http_port": (router.http_host, router.http_port),
               "metrics_port": (router.metrics_host, router.metrics_port)}  # fmt: skip
     taken += [f"router.{key} {port}" for key, (host, port) in wanted.items() if port > 0 and _taken(host, port)]
-    ranks = settings.cluster().ranks if not settings.cluster().ray_address else 1
+    ranks = _here(settings) or 1
     for key, first in (("first_port", worker.first_port), ("metrics_port", worker.metrics_port)):
         if first > 0:
             taken += [f"worker.{key} {port}" for port in range(first, first + ranks) if _taken("", port)]
     if taken:
         return Finding("ports", DOUBTFUL, f"taken: {', '.join(taken)}", "shoal runs here already, or choose others")
     return Finding("ports", WELL, "free")
+
+
+def _here(settings: Settings) -> int:
+    """Workers that shall run on this machine; 0: on whichever the Ray cluster that was named has."""
+    config = settings.cluster()
+    return 0 if config.ray_address else config.ranks
 
 
 def _taken(host: str, port: int) -> bool:
