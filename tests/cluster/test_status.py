@@ -62,3 +62,8 @@ def test_what_the_autoscaler_decided_last_is_told(redis_url: str) -> None:
     assert words.endswith(": queue at 2.0 of its target; now: group g2 starts")
     assert 3 == look(NOBODY, redis_url)["autoscale"]["groups"]
     assert None is read_autoscale("unix:///nowhere/redis.sock")
+
+
+def test_an_autoscaler_is_asked_for_by_any_kind_of_url() -> None:
+    """Sentinels that are away say nothing; their URL is no mistake."""
+    assert read_autoscale("redis+sentinel://127.0.0.1:9/shoal") is None

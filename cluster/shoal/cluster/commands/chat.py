@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
-from shoal.cluster import runfile
+from shoal.cluster import whereabouts
 from shoal.cluster.client import RouterClient
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import CallError, NotRunningError
@@ -89,11 +88,9 @@ def request(text: str, options: Options, session: str | None) -> pb.ChatRequest:
 
 
 def router_address(settings: Settings, address: str | None) -> str:
-    """The router that was named, else the one that runs from the state directory, else where one would listen."""
-    if address:
-        return address
+    """The router that was named, else the one that runs here, else where one would listen."""
     try:
-        return runfile.read(Path(settings.cluster().state_dir)).router
+        return whereabouts.find(settings, address).router
     except NotRunningError:
         router = settings.router(model_dir="unused")
         return f"{router.host}:{router.port}"

@@ -7,13 +7,12 @@ import dataclasses
 import json
 from collections import Counter
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from shoal.cluster import runfile
+from shoal.cluster import whereabouts
 from shoal.cluster.client import INFERENCE, SESSIONS, health, worker_status
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import UnhealthyError
@@ -27,13 +26,8 @@ _TIMEOUT = 3.0  # seconds for each question
 
 def run(settings: Settings, address: str | None, as_json: bool) -> None:
     """Print the state of everything. Raises NotRunningError, and UnhealthyError when it cannot serve."""
-    config = settings.cluster()
-    pid: int | None = None
-    redis_url = config.redis_url
-    if address is None:
-        running = runfile.read(Path(config.state_dir))
-        address, redis_url, pid = running.router, running.redis_url, running.pid
-    report = look(address, redis_url, OwnAccess.of(settings)) | {"pid": pid}
+    there = whereabouts.find(settings, address)
+    report = look(there.router, there.redis_url, OwnAccess.of(settings)) | {"pid": there.pid}
     if as_json:
         print(json.dumps(report, indent=2, sort_keys=True))
     else:
@@ -78,12 +72,14 @@ def read_autoscale(redis_url: str) -> AutoscaleEntry | None:
     """What the autoscaler sees and decided last; None: there is none, or Redis does not say."""
     import redis
 
-    with redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT) as client:
-        try:
+    from shoal.router.store.blocking import connect_blocking
+
+    try:
+        with contextlib.closing(connect_blocking(redis_url, _TIMEOUT)) as client:
             raw = client.get(AUTOSCALE_KEY)
             return AutoscaleEntry.decode(_text(raw).encode()) if raw is not None else None
-        except (redis.RedisError, OSError, ValueError):
-            return None
+    except (redis.RedisError, OSError, ValueError):
+        return None
 
 
 def _text(raw: bytes | str) -> str:

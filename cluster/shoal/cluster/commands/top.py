@@ -6,7 +6,6 @@ import contextlib
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from shoal.cluster import runfile
+from shoal.cluster import whereabouts
 from shoal.cluster.commands import status
 from shoal.cluster.config import Settings
 from shoal.cluster.own_access import OwnAccess
@@ -27,14 +26,11 @@ _WIDEST = 64  # cells of the heat map; more experts share cells
 
 def watch(settings: Settings, address: str | None, metrics: str | None, every: float, rounds: int | None) -> None:
     """Of the router that was named, else of the cluster that runs here. Raises NotRunningError."""
-    access, redis_url = OwnAccess.of(settings), settings.cluster().redis_url
-    if address is None:
-        running = runfile.read(Path(settings.cluster().state_dir))
-        address, redis_url, metrics = running.router, running.redis_url, metrics or running.metrics
-    router, counted = address, metrics or ""
+    access, there = OwnAccess.of(settings), whereabouts.find(settings, address)
+    counted = metrics or there.metrics
 
     def look() -> dict[str, Any]:
-        return status.look(router, redis_url, access) | {"tenants": tenants(counted) if counted else {}}
+        return status.look(there.router, there.redis_url, access) | {"tenants": tenants(counted) if counted else {}}
 
     with contextlib.suppress(KeyboardInterrupt):
         run(look, every, rounds, Console())
