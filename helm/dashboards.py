@@ -7,6 +7,7 @@ python helm/dashboards.py --check    fail when one of them is not what would be 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,11 +46,20 @@ class Panel:
             "fieldConfig": {"defaults": {"unit": self.unit, "min": 0}, "overrides": []},
             "options": self.options,
             "targets": [
-                {"refId": chr(ord("A") + i), "datasource": SOURCE, "expr": expr, "legendFormat": legend,
+                {"refId": chr(ord("A") + i), "datasource": SOURCE, "expr": chosen(expr), "legendFormat": legend,
                  "format": form, "instant": instant, "range": not instant}
                 for i, (expr, legend) in enumerate(self.queries)
             ],
         }  # fmt: skip
+
+
+def chosen(expression: str) -> str:
+    """Of the releases that were chosen alone.
+
+    >>> chosen("sum(rate(shoal_a_total[5m])) / max(gen_ai_b)")
+    'sum(rate(shoal_a_total{shoal_release=~"$release"}[5m])) / max(gen_ai_b{shoal_release=~"$release"})'
+    """
+    return re.sub(r"\b((?:shoal|gen_ai)_\w+)", r'\1{shoal_release=~"$release"}', expression)
 
 
 def quantiles(histogram: str, by: str = "") -> list[tuple[str, str]]:
@@ -155,6 +165,10 @@ def built(name: str) -> dict[str, Any]:
         made.append(panel.built(number, x, y))
         x += panel.width
     source = {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    # All of them is any value, none included: whoever scrapes a single cluster need not name it.
+    release = {"name": "release", "label": "Release", "type": "query", "datasource": SOURCE, "refresh": 2,
+               "query": 'label_values(up{shoal_role="router"}, shoal_release)', "multi": True, "includeAll": True,
+               "allValue": ".*", "current": {"text": "All", "value": "$__all"}}  # fmt: skip
     return {
         "uid": f"shoal-{name}",
         "title": title,
@@ -162,7 +176,7 @@ def built(name: str) -> dict[str, Any]:
         "schemaVersion": 39,
         "refresh": "15s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [source]},
+        "templating": {"list": [source, release]},
         "panels": made,
     }
 

@@ -23,7 +23,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from ranges import Section
 
-from shoal.cluster.config import SECTIONS
+from shoal.cluster.config import DECIDED, SECTIONS
 
 HERE = Path(__file__).parent
 CHART = HERE / "shoal"
@@ -127,7 +127,7 @@ def section_schema(section: str, kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
     # What is a section of its own is set there.
     left = [f.name for f in dataclasses.fields(kind) if not dataclasses.is_dataclass(hints[f.name])]
-    names = [name for name in left if name not in OURS.get(section, set())]
+    names = [name for name in left if name not in OURS.get(section, set()) and (section, name) not in DECIDED]
     if unknown := OURS.get(section, set()) - set(hints):
         raise ValueError(f"{section} has no settings {sorted(unknown)}")
     asked = Section(section, kind, NEEDED.get(section, {}))

@@ -80,6 +80,6 @@ class Section:
         found = re.search(r"must be (?:one of )?(.+), not ", told)
         if found is None:
             return {}
-        words = re.split(", | or ", found[1])
+        words = [word.strip('"') for word in re.split(", | or ", found[1])]
         taken = all(" " not in word and not self.refusal(key, word) for word in words)
         return {"enum": words} if taken and len(words) > 1 else {}

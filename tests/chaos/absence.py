@@ -25,12 +25,12 @@ from google.rpc import error_details_pb2
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub, SessionServiceStub
-from shoal.router import logs
 from shoal.router.config import RouterConfig
 from shoal.router.fleet.scripted_worker import Action, Say, Script, ScriptedWorker
 from shoal.router.limits.config import LimitsConfig
 from shoal.router.server import Router
 from shoal.router.tokenizer import Tokenizer
+from shoal.wire import logs
 from shoal.wire.details import read_details
 from tests.bench.record import Row, add
 from tests.chaos.killable import KillableRedis

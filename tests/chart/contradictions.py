@@ -20,6 +20,8 @@ def contradictions(values: dict[str, Any], defaults: dict[str, Any]) -> list[str
     size, per = get("expertParallel.size"), get("worker.ranksPerPod")
     if size % per:
         found.append("expertParallel.size")
+    if get("worker.gpuResource") in values.get("worker", {}).get("extendedResources", {}):
+        found.append("worker.extendedResources")
     if get("redis.mode") == "external" and not (get("redis.existingSecret") and get("redis.external.address")):
         found.append("redis.mode")
     if get("model.source") == "objectStore" and not get("model.objectStore.uri"):

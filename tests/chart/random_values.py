@@ -60,7 +60,9 @@ def _object(schema: dict[str, Any], chance: random.Random, density: float) -> di
     extra = schema.get("additionalProperties")
     if isinstance(extra, dict):
         for _ in range(chance.choice((0, 1, 3))):
-            made[_word(chance)] = _draw(extra, chance, density)
+            names = [_word(chance), f"{_word(chance)}.example/{_word(chance)}"]
+            pattern = resolve(schema.get("propertyNames", {})).get("pattern", "")
+            made[next(name for name in names if re.search(pattern, name))] = _draw(extra, chance, density)
     if len(made) < schema.get("minProperties", 0):
         name, below = next(iter(schema["properties"].items()))
         made[name] = _draw(below, chance, density)

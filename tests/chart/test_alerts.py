@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.rendering import CHART
+from tests.chart.rendering import CHART, render, the
 from tests.chart.tools import tool
 
 RULES = CHART / "files" / "alerts.yaml"
@@ -19,6 +20,7 @@ MINUTES = 40
 HEALTHY = {
     'up{shoal_role="router", instance="r0"}': f"1x{MINUTES}",
     'up{shoal_role="router", instance="r1"}': f"1x{MINUTES}",
+    **{f'up{{shoal_role="worker", instance="w{rank}"}}': f"1x{MINUTES}" for rank in range(4)},
     "shoal_router_workers_known": f"4x{MINUTES}",
     "shoal_router_workers_connected": f"4x{MINUTES}",
     "shoal_router_workers_ready": f"4x{MINUTES}",
@@ -45,6 +47,11 @@ FAULTS: dict[str, tuple[str, dict[str, str]]] = {
     "nothing": ("", {}),
     "a worker dies": ("ShoalWorkerDown", {
         "shoal_router_workers_connected": f"4x5 3x{MINUTES}", "shoal_router_workers_ready": f"4x5 3x{MINUTES}"}),
+    "a rank does not come back": ("ShoalRankMissing", {
+        'up{shoal_role="worker", instance="w3"}': f"1x5 0x{MINUTES}"}),
+    "no router is there any more": ("ShoalNothingServes", {
+        series: values.replace(f"x{MINUTES}", "x5") + f" stale _x{MINUTES}"
+        for series, values in HEALTHY.items() if "router" in series}),
     "a rank hangs": ("ShoalRankBroken", {
         'shoal_worker_state{group="g0", rank="2", state="serving"}': f"1x5 0x{MINUTES}",
         'shoal_worker_state{group="g0", rank="2", state="broken"}': f"0x5 1x{MINUTES}"}),
@@ -107,3 +114,20 @@ def test_a_fault_fires_exactly_its_alert(fault: str, tmp_path: Path) -> None:
 def test_every_alert_has_its_fault() -> None:
     """None is untested."""
     assert set(ALERTS) == {alert for alert, _ in FAULTS.values() if alert}
+
+
+def test_a_release_that_is_well_does_not_hide_another() -> None:
+    """Two of them in one Prometheus: whatever is compared or added up is so within a release."""
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            grouped = re.findall(r"\b(?:max|min|sum|avg|count)\b(?: by \(([^)]*)\))?", rule["expr"])
+            assert [] == [labels for labels in grouped if "shoal_release" not in labels], rule["alert"]
+
+
+def test_each_release_s_rules_are_about_itself() -> None:
+    """`absent` would not tell which one is away."""
+    rules = the(render({"metrics": {"prometheusRule": {"enabled": True}}}), "PrometheusRule")["spec"]["groups"][0][
+        "rules"
+    ]
+    [expr] = [rule["expr"] for rule in rules if rule["alert"] == "ShoalNothingServes"]
+    assert 'absent(up{shoal_role="router", shoal_release="sea/fish-shoal"})' in expr

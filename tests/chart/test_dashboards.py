@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -40,3 +41,11 @@ def test_a_metric_that_is_not_there_is_found() -> None:
     """The check can fail."""
     assert {"nosuch_total", "other"} == names_in("sum(rate(nosuch_total[1m])) / max by (a) (other)")
     assert {"a_bucket", "a_sum", "a_count", "a"} == exported("# TYPE a histogram\n")
+
+
+def test_every_panel_is_about_the_releases_that_were_chosen() -> None:
+    """Two clusters in one Prometheus are not added up."""
+    panels = [(where, expression) for where, expression in expressions() if not where.startswith("alert")]
+    selectors = [(where, expression.count("{"), len(re.findall(r"\b(?:shoal|gen_ai)_\w+\{shoal_release=~", expression)))
+                 for where, expression in panels]  # fmt: skip
+    assert [] == [where for where, all_of_them, chosen in selectors if not chosen or chosen != all_of_them]

@@ -19,9 +19,11 @@ BAD = [
     ("config.worker", {"kv_tokens": "many"}), ("config.audit.directory", "/srv"),
     ("audit.volume", "hostPath"), ("audit.sizeLimit", "-1Gi"), ("tracing.endpoint", "collector"),
     ("config.router", {"port": 1}), ("securityContext.runAsUser", 0),
+    ("worker.extendedResources", {"rdma/hca": 0}), ("config.worker.graphs", "yes"),
     ("metrics.serviceMonitor.interval", "often"), ("nosuchkey", 1), ("router.autoscaling.maxReplicas", 0),
 ]  # fmt: skip
 CONTRADICTING: list[tuple[str, dict[str, Any]]] = [
+    ("worker.extendedResources", {"worker": {"extendedResources": {"nvidia.com/gpu": 8}}}),
     ("expertParallel.size", {"expertParallel": {"size": 6}, "worker": {"ranksPerPod": 4}}),
     ("audit.volume", {"audit": {"enabled": True}}),
     ("audit.enabled", {"audit": {"volume": "emptyDir"}}),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shoal.cluster.config import DECIDED, SECTIONS
 from tests.chart.random_values import SCHEMA, resolve
 from tests.chart.rendering import RefusedError, render, render_oldest
 
@@ -88,3 +89,29 @@ def test_the_oldest_helm_keeps_them_too(path: tuple[str, ...], value: Any) -> No
     with pytest.raises(RefusedError) as caught:
         render_oldest(values(path, value), "1.30.0")
     assert ".".join(path) in str(caught.value)
+
+
+NEEDED: dict[str, dict[str, Any]] = {"worker": {"model": "m"}, "router": {"model_dir": "m"}}
+
+
+def test_a_text_that_the_product_refuses_is_refused_here() -> None:
+    """A pod that finds such a setting ends at once, again and again."""
+    taken = []
+    for section, kind in SECTIONS.items():
+        offered = SCHEMA["definitions"].get(f"config{section.capitalize()}", {}).get("properties", {})
+        for key, schema in offered.items():
+            if schema.get("type") != "string" or "enum" in schema or "pattern" in schema:
+                continue
+            try:
+                kind(**{**NEEDED.get(section, {}), key: "no such word"})
+            except Exception as error:  # of any section's own kind
+                taken += [f"{section}.{key}"] if str(error).startswith(f"{section}.{key} must be ") else []
+    assert [] == taken
+
+
+def test_no_setting_is_offered_that_cannot_be_set() -> None:
+    """What the product decides by itself it refuses in a file."""
+    there = SCHEMA["definitions"]
+    offered = [f"{section}.{key}" for section, key in DECIDED
+               if key in there.get(f"config{section.capitalize()}", {}).get("properties", {})]  # fmt: skip
+    assert [] == offered

@@ -137,9 +137,10 @@ class Bench:
         fleet: FakeFleet | None = None,
         registry: FakeRegistry | None = None,
         heartbeat_timeout: float = 8.0,
+        again: float = 0.0,
     ) -> None:
         self.fleet, self.registry, self.late = fleet or FakeFleet(), registry or FakeRegistry(), 0.0
-        self.policy = Policy(start_timeout=start_timeout)
+        self.policy = Policy(start_timeout=start_timeout, again=again)
         loop = asyncio.get_running_loop()
         begin = loop.time()
         self.controller = Controller(

@@ -81,7 +81,7 @@ def test_the_example_file_is_the_defaults() -> None:
     local = {"state_dir", "model_dir", "router_id"}  # differ from machine to machine
     for section, instance in made.items():
         for field in fields(instance):
-            if (section, field.name) in config._DECIDED or field.name in local:
+            if (section, field.name) in config.DECIDED or field.name in local:
                 continue
             value = getattr(instance, field.name)
             shown = listed[section].get(field.name)

@@ -120,6 +120,27 @@ async def test_a_group_that_failed_begins_anew_when_it_is_asked_for() -> None:
         assert {"g1-2", "g1-3"} <= set(bench.fleet.specs)
 
 
+async def test_a_group_that_failed_begins_anew_by_itself_where_nobody_would_ask() -> None:
+    """On Kubernetes a node or an image may come later than any deadline; each time it waits twice as long."""
+    bench = Bench(again=0.05)
+    bench.fleet.broken |= {"hire g0-1": "no place", "hire g0-3": "no place"}
+    async with bench.running():
+        await bench.until_ready(["g0-4", "g0-5"])
+        tries = [what for what in bench.fleet.done if what.startswith("hire")]
+        assert [f"hire g0-{number}" for number in range(6)] == tries
+
+
+async def test_a_group_that_is_not_wanted_any_more_does_not_begin_anew() -> None:
+    """Stopped while it waits for its next try, it stays stopped."""
+    bench = Bench(again=0.2)
+    bench.fleet.broken["hire g0-1"] = "no place"
+    async with bench.running():
+        await bench.until(lambda: bench.group["phase"] == "failed")
+        await bench.controller.stop(0.0)
+        await asyncio.sleep(0.4)
+        assert "hire g0-2" not in bench.fleet.done
+
+
 async def test_ticks_while_a_new_group_is_looked_for_hire_nobody() -> None:
     """The look for leftovers of an earlier life takes time; who was hired meanwhile would be taken for one."""
     bench = Bench()

@@ -116,7 +116,7 @@ class Pods:
             first = psutil.Process(process.pid)
             below = first.children(recursive=True)
             if first.name() == "unshare":
-                [first] = first.children()
+                [first] = first.children() or [first]
             if seconds:
                 first.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):

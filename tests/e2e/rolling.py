@@ -147,6 +147,8 @@ class Cluster:
     hooks: dict[str, int] = field(default_factory=dict)
     """Exit status of each preStop hook."""
     _places: dict[str, Place] = field(default_factory=dict)
+    _head: tuple[list[str], dict[str, str]] = ([], {})
+    """Its command line and environment."""
 
     def place(self, name: str, number: int) -> Place:
         """A pod's, made once."""
@@ -188,8 +190,16 @@ class Cluster:
         hook = [place.here(word) for word in container["lifecycle"]["postStart"]["exec"]["command"]]
         # A head that saw processes of another Ray would not start, so this pod sees its own alone.
         alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "/bin/sh", "-c"]
-        self.running.start("head", [*alone, f"{shlex.join(hook)}; exec {shlex.join(start)}"], environment)
-        until("the head is alive", lambda: holds(place, container, "livenessProbe"))
+        self._head = ([*alone, f"{shlex.join(hook)}; exec {shlex.join(start)}"], environment)
+        self.running.start("head", *self._head)
+        until("the head is alive", lambda: self.head_runs() and holds(place, container, "livenessProbe"))
+
+    def head_runs(self) -> bool:
+        """Start it again where it ended, as a kubelet does: Ray gives a raylet 30 s to come up, a busy machine more."""
+        if self.running.running["head"].poll() is not None:
+            self.running.start("head", *self._head)
+            return False
+        return True
 
     def worker(self, number: int) -> None:
         """A worker's pod; it is ready later."""
@@ -250,7 +260,7 @@ def roll(cluster: Cluster, load: Load) -> None:
     cluster.head()
     # The controller is back when it does what is wanted: one rank is enough from now on.
     cluster.place("head", 1).desired.write_text("ep_size = 1\ngroups = 1\n")
-    until("one rank is left", lambda: sum(cluster.ready(name) for name in live) == 1)
+    until("one rank is left", lambda: cluster.head_runs() and sum(cluster.ready(name) for name in live) == 1)
     time.sleep(2.0)
 
 

@@ -63,3 +63,14 @@ def test_the_controller_follows_the_desired_size(seen: dict[str, Any]) -> None:
 def test_the_hooks_of_the_end_work(seen: dict[str, Any]) -> None:
     """preStop drains the idle ranks at once; SIGTERM ends the router well."""
     assert (0, 0) == (seen["drain"], seen["router_exit"])
+
+
+def test_the_state_of_the_cluster_is_told_in_a_router_s_pod(seen: dict[str, Any]) -> None:
+    """Without an option: `kubectl exec deployment/shoal-router -- shoal status`."""
+    assert seen["status"]["healthy"]
+    assert [2] == [len(group["workers"]) for group in seen["status"]["groups"]]
+
+
+def test_workers_and_the_controller_are_heard_in_the_logs_of_their_pods(seen: dict[str, Any]) -> None:
+    """One JSON object per line, where `kubectl logs` and collectors look."""
+    assert ["controller", "worker"] == seen["roles_heard"]

@@ -9,11 +9,13 @@ line, a JSON object of what it saw.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,12 @@ def walk(root: Path, checkpoint: Path) -> dict[str, Any]:
             for trace in {span.trace for span in collector.spans} if len(collector.of(trace)) == 2
         ]  # fmt: skip
 
+        # What people ask in the router's pod, and what they read of the others: `kubectl exec` and `kubectl logs`.
+        done = subprocess.run(["shoal", "status", "--json"], env=place.environment(router), capture_output=True,
+                              text=True, timeout=60, check=False)  # fmt: skip
+        seen["status"] = json.loads(done.stdout) if done.returncode == 0 else done.stdout + done.stderr
+        seen["roles_heard"] = sorted({role for name in ("head", "worker") for role in roles_in(root / f"{name}.log")})
+
         # What `helm upgrade --set expertParallel.size=1` changes in the file that the controller watches.
         place.desired.write_text("ep_size = 1\ngroups = 1\n")
         seen["scale_seconds"] = until("one rank is left", lambda: not holds(place, worker, "readinessProbe"))
@@ -110,6 +118,13 @@ def walk(root: Path, checkpoint: Path) -> dict[str, Any]:
         running.running["router"].terminate()
         seen["router_exit"] = running.running["router"].wait(30)
     return seen
+
+
+def roles_in(log: Path) -> Iterator[str]:
+    """Who says something in a container's log, as JSON."""
+    for line in log.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # Ray speaks too
+            yield json.loads(line)["role"]
 
 
 def main() -> int:

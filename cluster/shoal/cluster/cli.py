@@ -123,12 +123,15 @@ def router(
 def controller(
     config: Config = None,
     desired: Annotated[Path | None, typer.Option(help="TOML file with ep_size and groups.", show_default=False)] = None,
+    keep_trying: Annotated[
+        bool, typer.Option("--keep-trying", help="Never give up: what cannot start is tried again, later and later.")
+    ] = False,
     assignments: Set = None,
 ) -> None:
     """Start the controller on a Ray cluster that exists, unless it runs there already, and leave it there."""
     from shoal.cluster.commands import controller as command
 
-    command.run(_settings(config, assignments), desired)
+    command.run(_settings(config, assignments), desired, keep_trying)
 
 
 @app.command()

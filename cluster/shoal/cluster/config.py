@@ -125,11 +125,12 @@ _FAMILIAR = {"MODEL_PATH": ("cluster", "model"), "MAX_CONCURRENT_REQUESTS": ("ro
 _QUANTIZATIONS = {"mxfp4": "false", "mxfp4-int8": "true"}
 """What QUANTIZATION may say -> worker.int8_activations. The weights are always the checkpoint's own."""
 
-_DECIDED = {
+DECIDED = {
     **{("router", part): f"[{part}] is a section" for part in PARTS},
     ("worker", "tls"): "[tls] is a section",
     ("worker", "model"): "cluster.model is the setting",
     ("worker", "chaos"): "cluster.chaos is the setting",
+    ("worker", "log_level"): "cluster.log_level is the setting",
     ("worker", "worker_id"): "each worker gets its own",
     ("worker", "group"): "each worker gets its own",
     ("worker", "host"): "each worker listens where its router can reach it",
@@ -193,7 +194,7 @@ def load(
     merged |= layers.from_assignments(assignments, SECTIONS)
     merged |= layers.from_flags(flags or {}, SECTIONS)
     for (section, key), given in merged.items():
-        if reason := _DECIDED.get((section, key)):
+        if reason := DECIDED.get((section, key)):
             raise ConfigError(f"{section}.{key} cannot be set: {reason} (from {given.source})")
     return Settings(merged)
 

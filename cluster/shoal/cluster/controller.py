@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from shoal.cluster import group_actions as do
 from shoal.cluster import lifecycle
 from shoal.cluster.announcer import Announcer
-from shoal.cluster.fleet import Fleet, FleetError, Found
+from shoal.cluster.fleet import Fleet, FleetError, Found, Meeting, Watch
 from shoal.cluster.group_state import (
     Balanced,
     Begun,
@@ -45,6 +45,7 @@ from shoal.cluster.group_state import (
 )
 from shoal.cluster.heartbeats import Heartbeats
 from shoal.cluster.registry_writer import Registry, RegistryAwayError
+from shoal.cluster.retries import Retries
 from shoal.cluster.status_report import describe
 from shoal.workers.experts.group import GroupSpec, WorkerFacts
 from shoal.workers.experts.placement import Placement
@@ -56,20 +57,6 @@ TICK = 0.5
 
 LOOK = 0.1
 """Seconds between two looks at who is silent."""
-
-
-class Watch(Protocol):
-    """Listens to one worker."""
-
-    def __call__(self, facts: WorkerFacts) -> AsyncIterator[Word]:
-        """Its words, until it is dead. Silence is judged by who listens."""
-
-
-class Meeting(Protocol):
-    """Where the members of one epoch meet; kept open while the epoch lives."""
-
-    @property
-    def port(self) -> int: ...
 
 
 class Controller:
@@ -102,6 +89,7 @@ class Controller:
         self._wanted: dict[str, tuple[int, Policy]] = {}
         """Size and policy of each group, as `scale` said."""
         self._beginning = asyncio.Lock()
+        self._retries = Retries()
 
     async def run(self) -> None:
         """Bring every group up, or take it over as it is, and look after it; returns once all are stopped. What an
@@ -210,8 +198,13 @@ class Controller:
         if state.phase is not before.phase and state.phase in (Phase.FAILED, Phase.STOPPING):
             self._cancel(f"{group}: hire")
             self._cancel(f"{group}: epoch")
+            self._cancel(f"{group}: again")
         for action in actions:
             await self._perform(group, before, action)
+        if state.phase is Phase.READY:
+            self._retries.well(group)
+        if state.phase is Phase.FAILED and before.phase is not Phase.FAILED and state.policy.again:
+            self._spawn(f"{group}: again", self._again(group, state))
         if isinstance(event, Tick):
             await self._announcer.tick()
         if state.phase is Phase.STOPPED:
@@ -338,6 +331,14 @@ class Controller:
             log.exception("a group was not released cleanly", group=group)
         self._meetings.pop(group, None)
         self._events.put_nowait((group, Released()))
+
+    async def _again(self, group: str, state: GroupState) -> None:
+        """What a start lacked may be there later: a node, an image, a file."""
+        pause = self._retries.failed(group, state.policy.again)
+        log.warning("the group begins anew later", group=group, seconds=pause)
+        await asyncio.sleep(pause)
+        self._wanted.setdefault(group, (state.ep_size, state.policy))
+        self._events.put_nowait((group, StopAsked(0.0)))
 
     # -- small things ---------------------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from shoal.cluster import logs
 from shoal.cluster.admin import AdminServer
 from shoal.cluster.autoscale import AutoscalePolicy
 from shoal.cluster.autoscaler import Autoscaler
@@ -35,6 +34,7 @@ from shoal.cluster.registry_writer import RedisRegistry, RegistryAwayError
 from shoal.cluster.saboteur import Saboteur
 from shoal.cluster.topology import Need
 from shoal.cluster.worker_watch import WorkerWatch
+from shoal.wire import logs
 from shoal.wire.registry import Desired
 from shoal.workers.config import WorkerConfig
 from shoal.workers.experts.rendezvous import RendezvousServer
@@ -79,7 +79,8 @@ class ControllerActor:
 
     def __init__(self, declared: Declared) -> None:
         end_with_parent()
-        logs.configure("info", "json")  # Ray keeps what it prints in a file of its own
+        # Ray keeps what it prints in a file of its own, or in a container lets it through.
+        logs.configure(declared.worker.log_level, role="controller")
         self._declared = declared
         self._controller: Controller | None = None
         self._running: asyncio.Task[None] | None = None

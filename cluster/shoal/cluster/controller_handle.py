@@ -48,6 +48,15 @@ class ControllerHandle:
         """Whether this Ray namespace has a controller."""
         return NAME in ray.util.list_named_actors()
 
+    @staticmethod
+    def require_answer() -> None:
+        """Raise StartError unless the controller of this Ray namespace answers: one whose node is gone may be listed
+        for a while."""
+        try:
+            ControllerHandle._call(ray.get_actor(NAME).pid.remote(), "the controller does not answer", _PATIENCE)
+        except ValueError as error:
+            raise StartError("the controller is gone") from error
+
     def begin(self, timeout: float) -> None:
         """Let it bring the groups up. Raises StartError."""
         self._call(self._actor.start.remote(), "the controller did not start", timeout)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shoal.cluster import logs, showcase
+from shoal.cluster import showcase
 from shoal.cluster.client import RouterClient, worker_status
 from shoal.cluster.config import load
 from shoal.cluster.errors import ConfigError, StartError, UnhealthyError
@@ -26,6 +26,7 @@ from shoal.cluster.runfile import RunFile
 from shoal.cluster.terminal import Turn, show
 from shoal.proto.v1 import inference_pb2 as pb
 from shoal.proto.v1 import worker_pb2
+from shoal.wire import logs
 
 QUESTIONS = ("Who are you?", "What did I just ask you?")
 

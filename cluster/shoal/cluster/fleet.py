@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from shoal.cluster.group_state import Obstacle
+from shoal.cluster.group_state import Obstacle, Word
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 
 
@@ -56,3 +57,17 @@ class Fleet(Protocol):
 
     async def survey(self, group: str) -> list[Found]:
         """The group's workers that live."""
+
+
+class Watch(Protocol):
+    """Listens to one worker."""
+
+    def __call__(self, facts: WorkerFacts) -> AsyncIterator[Word]:
+        """Its words, until it is dead. Silence is judged by who listens."""
+
+
+class Meeting(Protocol):
+    """Where the members of one epoch meet; kept open while the epoch lives."""
+
+    @property
+    def port(self) -> int: ...

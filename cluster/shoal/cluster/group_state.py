@@ -74,6 +74,8 @@ class Policy:
     again what was lost before a replacement starts, which would take longer and make them wait."""
     patience: int = 3
     """Failures in a row of the same kind before somebody is given up."""
+    again: float = 0.0
+    """How long after it failed a group begins anew, twice as long after each further time; 0: when it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,7 +320,9 @@ def declare(
     return Declared(
         worker_class=WORKER_CLASS,
         # Ray shows each worker its own GPU
-        worker=dataclasses.replace(worker, device=device.partition(":")[0], chaos=config.chaos),
+        worker=dataclasses.replace(
+            worker, device=device.partition(":")[0], chaos=config.chaos, log_level=config.log_level
+        ),
         need=topology.need_of(device, worker.threads, session.local),
         desired=Desired(config.ep_size, config.groups),
         redis_url=redis_url,

@@ -15,6 +15,11 @@
 {{- end }}
 {{- end }}
 
+{{/* Which release a series is of, in a Prometheus that scrapes several. */}}
+{{- define "shoal.release" -}}
+{{- printf "%s/%s" .Release.Namespace (include "shoal.fullname" .) }}
+{{- end }}
+
 {{- define "shoal.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "shoal.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}

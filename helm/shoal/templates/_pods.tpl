@@ -31,11 +31,27 @@ imagePullSecrets:
 {{- define "shoal.environment" -}}
 - name: SHOAL_CONFIG
   value: /etc/shoal/shoal.toml
+- name: SHOAL_CLUSTER__REDIS_URL_FILE
+  value: /etc/shoal/redis/url
 - name: HOME
   value: /tmp
 {{- with .Values.tracing.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* How the command line in a pod is known to a router, and knows it. */}}
+{{- define "shoal.callerEnvironment" -}}
+{{- if .Values.tls.enabled }}
+- name: SHOAL_CA
+  value: /etc/shoal/tls/ca.crt
+{{- end }}
+{{- if .Values.tls.clientCertificates }}
+- name: SHOAL_CERTIFICATE
+  value: /etc/shoal/tls/tls.crt
+- name: SHOAL_KEY
+  value: /etc/shoal/tls/tls.key
 {{- end }}
 {{- end }}
 
@@ -66,10 +82,13 @@ imagePullSecrets:
     {{- with $store.endpoint }}
     - {{ printf "--endpoint-url=%s" . | quote }}
     {{- end }}
-    {{- with .only }}
+    {{- if .only }}
     - --exclude=*
-    - --include={{ . }}
+    - --include={{ .only }}
     {{- end }}
+    # What is published beside the checkpoint holds all of it twice more.
+    - --exclude=original/*
+    - --exclude=metal/*
     - {{ $store.uri | quote }}
     - {{ printf "/models/%s" .root.Values.model.name | quote }}
   env:

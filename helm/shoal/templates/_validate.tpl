@@ -9,6 +9,9 @@
 {{- if ne (mod $size $per) 0 }}
 {{- fail (printf "expertParallel.size is %d, which worker.ranksPerPod (%d) does not divide: a pod holds the ranks of one group only" $size $per) }}
 {{- end }}
+{{- if hasKey $v.worker.extendedResources $v.worker.gpuResource }}
+{{- fail (printf "worker.extendedResources names %s, which is worker.gpuResource: a pod gets as many as worker.ranksPerPod" $v.worker.gpuResource) }}
+{{- end }}
 {{- if and (eq $v.redis.mode "external") (or (not $v.redis.existingSecret) (not $v.redis.external.address)) }}
 {{- fail "redis.mode is external: redis.existingSecret (keys url and password) and redis.external.address (host:port) must be given" }}
 {{- end }}

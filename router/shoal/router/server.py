@@ -29,7 +29,6 @@ from shoal.proto.v1.inference_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
     add_SessionServiceServicer_to_server,
 )
-from shoal.router import logs
 from shoal.router.admission import Admission
 from shoal.router.config import RouterConfig
 from shoal.router.errors import StartError
@@ -61,6 +60,7 @@ from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import Toolbox, ToolRunner
 from shoal.router.waiting_line import WaitingLine
 from shoal.router.watch import Watch
+from shoal.wire import logs
 from shoal.wire.credentials import InsecureRefusedError, add_port, join_address, require_loopback_or
 from shoal.wire.options import server_options
 from shoal.wire.settings import SettingError

@@ -55,7 +55,7 @@ def test_probes_mean_what_they_say() -> None:
 def test_the_redis_url_is_a_file_not_a_variable() -> None:
     """A secret in the environment is seen by everything that lists processes."""
     variables = {v["name"]: v.get("value") for v in container()["env"]}
-    assert "/etc/shoal/redis/url" == variables["SHOAL_ROUTER__REDIS_URL_FILE"]
+    assert "/etc/shoal/redis/url" == variables["SHOAL_CLUSTER__REDIS_URL_FILE"]
     assert not [v for v in container()["env"] if "secretKeyRef" in str(v)]
 
 

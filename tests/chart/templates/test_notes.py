@@ -18,6 +18,13 @@ def test_the_next_three_commands_are_told() -> None:
         assert words in notes()
 
 
+def test_whoever_closed_the_door_is_told_how_to_make_a_key() -> None:
+    """With keys in Redis nobody has one; with keys in a Secret somebody has."""
+    assert "shoal keys create" in notes({"auth": {"required": True}})
+    assert "shoal keys create" not in notes({"auth": {"required": True, "existingSecret": "keys"}})
+    assert "shoal keys create" not in notes()
+
+
 def test_an_open_door_is_told() -> None:
     """Whoever installs without TLS or credentials is told so, and nobody else."""
     assert "in the clear" in notes()

@@ -60,10 +60,11 @@ def test_an_object_store_is_copied_before_the_worker_starts() -> None:
     """All of it to workers; the head only reads the description."""
     values = {"model": {"source": "objectStore", "objectStore": {"uri": "s3://b/m", "endpoint": "https://s3.example"}}}
     [copier] = worker_pod(**values)["initContainers"]
-    assert ["s3", "sync", "--no-progress", "--endpoint-url=https://s3.example", "s3://b/m",
-            "/models/gpt-oss-20b"] == copier["args"]  # fmt: skip
+    assert ["s3", "sync", "--no-progress", "--endpoint-url=https://s3.example", "--exclude=original/*",
+            "--exclude=metal/*", "s3://b/m", "/models/gpt-oss-20b"] == copier["args"]  # fmt: skip
     [head] = ray(**values)["headGroupSpec"]["template"]["spec"]["initContainers"]
-    assert "--include=*.json" in head["args"]
+    order = [word for word in head["args"] if word.startswith(("--include", "--exclude"))]  # the last that fits decides
+    assert ["--exclude=*", "--include=*.json", "--exclude=original/*", "--exclude=metal/*"] == order
 
 
 def test_ray_keeps_its_state_in_redis() -> None:
@@ -72,6 +73,27 @@ def test_ray_keeps_its_state_in_redis() -> None:
     assert "fish-shoal-redis:6379" == options["redisAddress"]
     assert {"name": "fish-shoal-redis", "key": "password"} == options["redisPassword"]["valueFrom"]["secretKeyRef"]
     assert "gcsFaultToleranceOptions" not in ray(head={"faultTolerance": False})
+
+
+def test_two_releases_of_one_name_can_share_a_redis() -> None:
+    """Ray keeps what it knows under a name, always in the first database."""
+    specs = [the(render(namespace=space), "RayCluster")["spec"] for space in ("sea", "lake")]
+    names = [spec["gcsFaultToleranceOptions"]["externalStorageNamespace"] for spec in specs]
+    assert ["sea-fish-shoal", "lake-fish-shoal"] == names
+
+
+def test_what_workers_and_the_controller_say_is_in_the_pods_logs() -> None:
+    """Ray would keep it in files that go with the pod."""
+    for pod in (ray()["headGroupSpec"]["template"]["spec"], worker_pod()):
+        told = {v["name"]: v.get("value") for v in pod["containers"][0]["env"]}
+        assert "1" == told["RAY_LOG_TO_STDERR"]
+
+
+def test_the_start_hook_never_gives_up() -> None:
+    """Nobody looks at its exit status."""
+    [hook] = [word for word in ray()["headGroupSpec"]["template"]["spec"]["containers"][0]["lifecycle"]["postStart"]
+              ["exec"]["command"] if "controller" in word]  # fmt: skip
+    assert "--keep-trying" in hook
 
 
 def test_ray_believes_the_ca_of_an_external_redis() -> None:

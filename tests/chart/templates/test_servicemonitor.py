@@ -12,7 +12,8 @@ def test_routers_are_scraped_each_by_itself() -> None:
     made = the(render(values), "ServiceMonitor")
     [endpoint] = made["spec"]["endpoints"]
     assert ("metrics", "7s") == (endpoint["port"], endpoint["interval"])
-    assert [{"targetLabel": "shoal_role", "replacement": "router"}] == endpoint["relabelings"]  # alerts ask for it
+    told = {r["targetLabel"]: r["replacement"] for r in endpoint["relabelings"]}
+    assert {"shoal_role": "router", "shoal_release": "sea/fish-shoal"} == told  # alerts and dashboards ask for them
     assert "prom" == made["metadata"]["labels"]["release"]
 
 

@@ -19,11 +19,11 @@ import grpc.aio
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub, SessionServiceStub
-from shoal.router import logs
 from shoal.router.config import RouterConfig
 from shoal.router.fleet.scripted_worker import ScriptedWorker, saying
 from shoal.router.server import Router
 from shoal.router.tokenizer import Tokenizer
+from shoal.wire import logs
 from tests.bench.record import Row, add
 from tests.router.access.showing import Ring, make_key, write_keys
 from tests.router.byte_tokenizer import ids_of, write_tokenizer

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.wire import logs
 from shoal.workers.config import WorkerConfig
 from shoal.workers.experts.faults import Fault
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
@@ -25,6 +26,7 @@ class WorkerActor:
 
     def __init__(self, config: WorkerConfig) -> None:
         end_with_parent()
+        logs.configure(config.log_level, role="worker", worker=config.worker_id)
         self._worker = Worker(config)
 
     def prepare(self) -> WorkerFacts:

@@ -89,6 +89,8 @@ class WorkerConfig:
     golden: str = ""
     """File of logits that the model must reproduce, from `shoal checkpoint golden`; empty: golden.safetensors in the
     checkpoint directory, if it is there."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
     tls: TlsConfig = field(default_factory=TlsConfig)
     """The [tls] section."""
     outbox_limit: int = 4096

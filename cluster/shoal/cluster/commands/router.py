@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from shoal.cluster import logs
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import StartError
 from shoal.cluster.processes import die_with
+from shoal.wire import logs
 
 
 def run(settings: Settings, parent: int | None) -> None:

@@ -7,10 +7,10 @@ import time
 
 import structlog
 
-from shoal.cluster import logs
 from shoal.cluster.config import Settings
 from shoal.cluster.launch import LocalCluster, conduct
 from shoal.cluster.runfile import RunFile
+from shoal.wire import logs
 
 log = structlog.get_logger()
 

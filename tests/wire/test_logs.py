@@ -8,7 +8,7 @@ import sys
 
 CODE = """
 import structlog
-from shoal.cluster import logs
+from shoal.wire import logs
 logs.configure({level!r}, {style!r})
 log = structlog.get_logger()
 log.debug("quiet")
