@@ -49,12 +49,12 @@ class Layer:
         mount("-t", "overlay", "overlay", "-o", layers, str(self.root))
         self.system(self.root)
 
-    def closed(self, root: Path) -> None:
-        """Mount it at `root`, where nobody can write to it; /tmp is new and empty."""
+    def closed(self, root: Path, tmp: str) -> None:
+        """Mount it at `root`, where nobody can write to it; /tmp is new and empty, mounted with the options `tmp`."""
         root.mkdir(parents=True)
         mount("-t", "overlay", "overlay", "-o", f"lowerdir={self.written}:/", str(root))
         self.system(root)
-        mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(root / "tmp"))
+        mount("-t", "tmpfs", "-o", tmp, "tmpfs", str(root / "tmp"))
 
     @staticmethod
     def system(root: Path) -> None:

@@ -79,8 +79,10 @@ def commands() -> list[list[str]]:
     found = []
     for service in SERVICES.values():
         words = [filled(word) for word in service["command"]]
-        found += [words] if words[0] == "shoal" else [line.split() for line in re.findall(r"shoal [a-z -]+", words[-1])]
-        found.append([filled(word) for word in service["healthcheck"]["test"][1:]])
+        found += (
+            [words] if words[0] == "shoal" else [line.split() for line in re.findall(r"shoal [\w=./ -]+", words[-1])]
+        )
+        found += [[filled(word) for word in check[1:]]] if (check := service["healthcheck"].get("test")) else []
     return found
 
 
@@ -103,11 +105,38 @@ def test_every_service_is_locked_down(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
-def test_volumes_secrets_and_networks_resolve() -> None:
+def test_no_secret_is_copied_into_a_read_only_container() -> None:
+    """Compose does that with every secret that is no file, and the engine refuses it: nothing would start."""
+    assert not [name for name, said in COMPOSE.get("secrets", {}).items() if "file" not in said]
+
+
+def test_volumes_and_networks_resolve() -> None:
     """Everything that a service names exists."""
     for service in SERVICES.values():
-        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+        assert set(service.get("secrets", [])) <= set(COMPOSE.get("secrets", {}))
         assert set(service.get("depends_on", {})) <= set(SERVICES)
         if mode := service.get("network_mode"):
-            other = mode.removeprefix("service:")
-            assert SERVICES[other]["profiles"] == service["profiles"]
+            assert "profiles" not in SERVICES[mode.removeprefix("service:")]
+
+
+@pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "network_mode" in service])
+def test_a_container_that_is_started_again_leaves_nobody_without_a_network(name: str) -> None:
+    """The network that it shares belongs to a container that does nothing, and so never ends; its ports are there."""
+    owner = SERVICES[SERVICES[name]["network_mode"].removeprefix("service:")]
+    assert ["sleep", "infinity"] == owner["command"]
+    assert "ports" not in SERVICES[name]
+    assert ["50051", "8000"] == [port.rpartition(":")[2] for port in owner["ports"]]
+    assert SERVICES[name]["depends_on"]["network"]["restart"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_is_compiled_can_be_loaded(name: str) -> None:
+    """Engines mount a tmpfs noexec unless told otherwise, and no library could be loaded from it."""
+    [tmp] = SERVICES[name]["tmpfs"]
+    assert ("/tmp", True) == (tmp.partition(":")[0], "exec" in tmp.partition(":")[2].split(","))
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_what_workers_say_is_heard(profile: str) -> None:
+    """Ray would keep it in files of the container."""
+    assert "1" == environment(f"workers-{profile}")["RAY_LOG_TO_STDERR"]

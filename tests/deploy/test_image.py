@@ -33,6 +33,16 @@ def test_what_is_copied_exists() -> None:
         assert [] == [word for word in source.split() if not (ROOT / word).exists()]
 
 
+def test_a_builder_gets_what_is_copied_and_nothing_else() -> None:
+    """A checkout has environments and checkpoints of gigabytes, and whatever else lies about."""
+    ignored = (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().split("\n")
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert "*" in ignored
+    assert {word.rstrip("/") for line in copied for word in line.split()} == {
+        line.removeprefix("!") for line in ignored if line.startswith("!")
+    }
+
+
 def test_checkov_finds_nothing_unexplained() -> None:
     """Its policies for Dockerfiles."""
     command = [str(tool("checkov")), "-f", str(DOCKERFILE), "--framework", "dockerfile", "--skip-download"]

@@ -53,13 +53,16 @@ class Container:
 
     def prepare(self, checkpoint: Path) -> None:
         """Its root, read-only, with volumes and secrets."""
-        for place in ("models/checkpoint", "data", "run/secrets"):
-            (self.image.layer.written / place).mkdir(parents=True, exist_ok=True)
-        self.image.layer.closed(self.root)
+        (self.image.layer.written / "models/checkpoint").mkdir(parents=True, exist_ok=True)
+        [tmp] = self.said["tmpfs"]  # to what an engine mounts a tmpfs with, its options are added
+        self.image.layer.closed(self.root, f"noexec,nosuid,nodev,{tmp.removeprefix('/tmp:')}")
         mount("--bind", str(checkpoint), str(self.root / "models/checkpoint"))
-        mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(self.root / "run/secrets"))
-        (self.root / "run/secrets/shoal_secret").write_text(GIVEN["SHOAL_SECRET"])
-        mount("-t", "tmpfs", "-o", "uid=10001,gid=10001", "tmpfs", str(self.root / "data"))
+        for volume in self.said.get("volumes", []):
+            if not volume.startswith("$"):  # one of the engine's: a new one belongs to whom the image says
+                place = self.root / volume.partition(":")[2].removeprefix("/")
+                owner = place.stat()
+                options = f"uid={owner.st_uid},gid={owner.st_gid}"
+                mount("-t", "tmpfs", "-o", options, "tmpfs", str(place))
 
     def line(self, command: list[str]) -> list[str]:
         """`command` as it runs in there."""
@@ -72,7 +75,9 @@ class Container:
 
     def start(self, log: Path) -> None:
         """In the background."""
-        command = [*self.said["command"], *([f"--port={REDIS_PORT}"] if self.name == "redis" else [])]
+        command = list(self.said["command"])
+        if self.name == "redis":
+            command[-1] += f" --port={REDIS_PORT}"
         say(f"{self.name}: {' '.join(command)}")
         with log.open("wb") as file:
             self.process = subprocess.Popen(self.line(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
