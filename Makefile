@@ -79,6 +79,9 @@ bench-sessions: $(READY) ## Cost of sessions in Redis, and what sessions, journa
 bench-redaction: $(READY) ## Cost of redaction in streams, and how much of a labelled corpus it finds
 	@$(BIN)/python -m tests.bench.redaction
 
+compile-kernels: $(READY) ## Compile the Triton kernels for every GPU that is known, without one: all must fit
+	@$(BIN)/python -m tests.kernels.ahead_of_time --check
+
 gpu: $(READY) ## Check and time the Triton kernels, then the whole model at full size; needs a machine with CUDA
 	@failed=0; $(BIN)/python tests/gpu/run.py --out tests/bench/results $(ARGS) || failed=1; \
 		$(BIN)/python tests/gpu/model.py --out tests/bench/results/gpu-model.json || failed=1; exit $$failed
@@ -96,4 +99,4 @@ clean: ## Remove .venv, caches and what the demo made
 	rm -rf $(VENV) .demo .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check proto lock bench bench-nano bench-one-token bench-engine bench-harmony bench-balance bench-load soak chaos bench-sessions bench-redaction gpu chart clean
+.PHONY: help setup demo serve test check proto lock bench bench-nano bench-one-token bench-engine bench-harmony bench-balance bench-load soak chaos bench-sessions bench-redaction compile-kernels gpu chart clean

@@ -1,11 +1,13 @@
 """Compile every Triton kernel for a GPU that need not be there, exactly as its launcher would launch it.
 
     python -m tests.kernels.ahead_of_time sm80 sm90 sm100 gfx942      (one JSON line per kernel, variant and chip)
+    python -m tests.kernels.ahead_of_time --check                     (every chip; exits with 1 if one does not fit)
 
 The launchers run on tensors without data, at the shapes of gpt-oss; each launch is recorded instead of performed and
 its kernel compiled to machine code with the same types, constants and options, as `chips.CHIPS` has them for the chip.
-Runs in a process of its own, because Triton's interpreter and its compiler exclude each other. What is compiled for a
-chip that nobody had is compiled, and no more is claimed of it.
+What was said of a kernel is kept in `.build`, by all that could change it: its source and what that calls, the
+constants, the compiler's version, and this file. Runs in a process of its own, because Triton's interpreter and its
+compiler exclude each other. What is compiled for a chip that nobody had is compiled, and no more is claimed of it.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import hashlib
 import io
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -32,7 +38,9 @@ from shoal.kernels.chips import CHIPS, Chip
 from tests.kernels.launches_attention import launch_attention
 from tests.kernels.launches_dense import launch_dense
 from tests.kernels.launches_moe import launch_moe
+from tests.kernels.reports import Report, faults
 
+KEPT = Path(__file__).parents[2] / ".build" / "ahead_of_time"
 _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
@@ -111,7 +119,7 @@ def variants_for(chip: str) -> list[Variant]:
     return list(dict.fromkeys(map(variant_of, record(functools.partial(launch_everything, CHIPS[chip])))))
 
 
-def compile_for(variant: Variant, chip: str) -> dict[str, object]:
+def compile_for(variant: Variant, chip: str) -> Report:
     """Compile to machine code and read what the assembler said of it."""
     constants = dict(variant.constants)
     attributes = {(i,): [["tt.divisibility", 16]] for i in variant.aligned}
@@ -156,23 +164,52 @@ def _amd_resources(assembly: str) -> dict[str, int]:
     return {"registers": numbers["vgpr_count"], "spilled_bytes": 4 * numbers["vgpr_spill_count"]}
 
 
-def compile_everything(chips: list[str], share: int = 0, of: int = 1) -> Iterator[dict[str, object]]:
+def told_of(variant: Variant, chip: str) -> Report:
+    """What `compile_for` says, from an earlier time if nothing has changed."""
+    by = (
+        triton.__version__, variant.kernel.cache_key, variant.signature, variant.constants, variant.aligned,
+        variant.options, chip, Path(__file__).read_text(),
+    )  # fmt: skip
+    kept = KEPT / f"{hashlib.blake2b(repr(by).encode(), digest_size=20).hexdigest()}.json"
+    if kept.exists():
+        found: Report = json.loads(kept.read_text())
+        return found
+    report = compile_for(variant, chip)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(report))
+    part.replace(kept)
+    return report
+
+
+def compile_everything(chips: list[str], share: int = 0, of: int = 1) -> Iterator[Report]:
     """Every variant of every chip, or the part of them that one of several processes does."""
     work = [(variant, chip) for chip in chips for variant in variants_for(chip)]
     # The slow ones are neighbours: dealt out like cards, every process gets as many of them.
     for variant, chip in work[share::of]:
-        yield compile_for(variant, chip)
+        yield told_of(variant, chip)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("chips", nargs="*", default=["sm90"], metavar="CHIP", help=", ".join(CHIPS))
+    parser.add_argument("chips", nargs="*", metavar="CHIP", help=", ".join(CHIPS))
+    parser.add_argument("--check", action="store_true", help="say only what is wrong")
     parser.add_argument("--share", type=int, default=0, help="which part of the work to do ...")
     parser.add_argument("--of", type=int, default=1, help="... of how many")
     arguments = parser.parse_args()
-    for report in compile_everything(arguments.chips, arguments.share, arguments.of):
-        print(json.dumps(report), flush=True)
+    count = wrong = 0
+    for report in compile_everything(arguments.chips or list(CHIPS), arguments.share, arguments.of):
+        found, count = faults(report), count + 1
+        wrong += bool(found)
+        if not arguments.check:
+            print(json.dumps(report), flush=True)
+        elif found:
+            print(report["chip"], report["kernel"], report["variant"], found, flush=True)
+    if arguments.check:
+        print(f"{count} kernels compiled, {wrong} do not fit their chips")
+        return min(wrong, 1)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,6 +29,5 @@ def launch_attention() -> None:
         batch = AttentionBatch(ints(sequences + 1), ints(sequences), ints(sequences, 2048))
         qkv = t(tokens, 80 * 64)
         _attention.rope_attention(qkv, shape, rope, longs(tokens), cache, longs(tokens), batch, t(64), window)
-    _attention.attention(t(tokens, 64, 64), *cache, batch, t(64), window, 0.125)
     _attention.write_kv(t(64, 8, 64), t(64, 8, 64), *cache, longs(64))
     _rope.apply_rope_(t(64, 64, 64), t(64, 8, 64), longs(64), *rope)
