@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.kernels import _attention
 from shoal.kernels.attention import AttentionBatch, BlockShape
@@ -24,6 +25,7 @@ DECODE = ((1, 1024), (4, 1024), (16, 1024), (64, 1024), (256, 1024), (1, 8192), 
 PROMPTS = (1024, 8192, 16384, 32768)
 _BLOCKS = 160_000  # 2.6 GB of keys, and of values
 _LONGEST = 131072
+_MOST_CALLS = 128
 _READ = 200_000_000  # bytes that calls take in turn, so that each finds its own in memory, not in the L2
 
 
@@ -75,7 +77,8 @@ def _decode(
     for name, window in (("full", None), ("sliding", WINDOW)):
         size = batch * min(context, window or context) * TOKEN_BYTES
         calls = [
-            _call(1, batch, context, window, seed, cache, rope) for seed in range(min(24, max(2, -(-_READ // size))))
+            _call(1, batch, context, window, seed, cache, rope)
+            for seed in range(min(_MOST_CALLS, max(2, -(-_READ // size))))
         ]
         us = microseconds(calls)
         tb_s = size / us / 1e6
@@ -101,15 +104,29 @@ def _prompt(
         }  # fmt: skip
         yield row
         if window is None and length <= 16384:
-            other = microseconds([_vendors(length, seed) for seed in range(2)], 5)
-            yield {
-                "case": f"prompt full of {length}, beside the vendor's", "value": round(us, 1), "unit": "us",
-                "peer": "scaled_dot_product_attention", "peer_value": round(other, 1), "ratio": round(other / us, 3),
-            }  # fmt: skip
+            yield _beside_vendors(length, us)
+
+
+def _beside_vendors(length: int, us: float) -> dict[str, Any]:
+    case = f"prompt full of {length}, beside the vendor's"
+    try:
+        other = microseconds([_vendors(length, seed) for seed in range(2)], 5)
+    except RuntimeError as error:  # it serves some GPUs and some shapes
+        return {"case": case, "skipped": f"left out: {error}"}
+    return {
+        "case": case, "value": round(us, 1), "unit": "us", "peer": "scaled_dot_product_attention (flash)",
+        "peer_value": round(other, 1), "ratio": round(other / us, 3),
+    }  # fmt: skip
 
 
 def _vendors(length: int, seed: int) -> Callable[[], object]:
+    """Every query head with keys and values of its own: the kernel that is meant need not know groups."""
     q = drawn(seed, 1, HEADS, length, HEAD_DIM)
     k, v = (drawn(seed + n, 1, KV_HEADS, length, HEAD_DIM) for n in (1, 2))
-    attend = torch.nn.functional.scaled_dot_product_attention
-    return partial(attend, q, k, v, is_causal=True, enable_gqa=True)
+    k, v = (x.repeat_interleave(HEADS // KV_HEADS, 1) for x in (k, v))
+
+    def attend() -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # another might need memory for all scores
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    return attend

@@ -103,7 +103,7 @@ def sampling_is_its_twin(s: Setting) -> float:
     """Every way to choose, over the whole vocabulary with ties: tokens, totals and the likeliest, in whole numbers."""
     vocabulary = s.size(201088, 4200)
     ways = itertools.product((0.0, 0.6, 1.0), ((0, 1.0, 0.0), (50, 1.0, 0.0), (0, 0.95, 0.0), (9, 0.5, 0.02)), (-1, 0))
-    hows = [settings(t, 0.618 - 0.1 * t, *kept, mask) for t, kept, mask in ways][:: s.size(1, 5)]
+    hows = [settings(t, 0.618 - 0.1 * t, *kept, mask) for t, kept, mask in ways][:: s.size(1, 7)]
     logits = s.cases(13).normal(len(hows), vocabulary, dtype=torch.float32) * 3
     logits[:, ::7] = (logits[:, ::7] * 4).round() / 4  # many ties
     masks = s.cases(14).normal(1, -(-vocabulary // 32), dtype=torch.float32).view(torch.int32)

@@ -112,26 +112,30 @@ def works(layers: list[Layer], batch: int, count: int) -> list[Work]:
 
 def rows(until: float) -> Iterator[dict[str, Any]]:
     """Rows of the record, one after another, until the clock (time.monotonic) says `until`."""
-    copy = copy_tb_s()
+    copy, matmul = copy_tb_s(), matmul_tflop_s(8192, 8192, 8192)
     yield {"case": "copy", "value": round(copy, 3), "unit": "TB/s"}
+    yield {"case": "bf16 matmul of the vendor's library", "value": round(matmul, 1), "unit": "TFLOP/s"}
     for name, experts, held in MODELS:
         layers = [Layer.random(seed, experts) for seed in range(held)]
         for batch in BATCHES:
             if time.monotonic() > until:
                 yield {"case": f"{name} batch {batch} and more", "skipped": "the time given was over"}
                 break
-            yield from one_batch(f"{name} batch {batch}", layers, batch, copy)
+            yield from one_batch(f"{name} batch {batch}", layers, batch, copy, matmul)
         del layers
         torch.cuda.empty_cache()
 
 
-def one_batch(case: str, layers: list[Layer], batch: int, copy: float) -> Iterator[dict[str, Any]]:
+def one_batch(case: str, layers: list[Layer], batch: int, copy: float, matmul: float) -> Iterator[dict[str, Any]]:
     made = works(layers, batch, WORKS if batch <= 256 else 4)
     us = microseconds([work.experts for work in made])
     hit = sum(work.hit() for work in made) / len(made)
     tb_s = hit * EXPERT_BYTES / us / 1e6
     tflop_s = batch * TOP_K * HIDDEN * HIDDEN * 3 * 2 / us / 1e6
-    yield {"case": f"{case}, experts", "value": round(us, 2), "unit": "us", "hit": round(hit, 1)}
+    yield {
+        "case": f"{case}, experts", "value": round(us, 2), "unit": "us", "hit": round(hit, 1), "tb_s": round(tb_s, 3),
+        "of_copy": round(tb_s / copy, 3), "tflop_s": round(tflop_s, 2), "of_matmul": round(tflop_s / matmul, 4),
+    }  # fmt: skip
     yield {"case": f"{case}, order", "value": round(microseconds([w.arrange for w in made]), 2), "unit": "us"}
     memory: dict[str, Any] = {
         "case": f"{case}, packed bytes", "value": round(tb_s, 3), "unit": "TB/s", "peer": "copy",
