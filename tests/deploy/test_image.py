@@ -27,6 +27,12 @@ def test_bases_are_pinned_and_nothing_runs_as_root() -> None:
         assert "HEALTHCHECK" in stages[name]
 
 
+def test_an_image_asks_for_no_gpu_by_itself() -> None:
+    """Where NVIDIA's runtime is the usual one, NVIDIA_VISIBLE_DEVICES=all would give every GPU of a node to a pod that
+    was given none, such as Ray's head. Who is given one is told by the device plugin, or by `docker run --gpus`."""
+    assert "NVIDIA_VISIBLE_DEVICES" not in DOCKERFILE.read_text()
+
+
 def test_what_is_copied_exists() -> None:
     """From the checkout or from a stage before."""
     for source in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE):

@@ -62,6 +62,11 @@ def test_a_login_shell_finds_ray_too(seen: dict[str, Any]) -> None:
     assert ["/opt/shoal/bin/ray", "/opt/shoal/bin/shoal"] == seen["login_path"].split()
 
 
+def test_the_worker_s_image_can_be_ray_s_autoscaler(seen: dict[str, Any]) -> None:
+    """KubeRay runs it beside the head, from the head's image."""
+    assert "" == seen["autoscaler"]
+
+
 def test_every_service_ends_when_it_is_told_to(seen: dict[str, Any]) -> None:
     """SIGTERM is heard by the first process of each."""
     ends: dict[str, int] = seen["exits"]

@@ -103,6 +103,8 @@ class Seen:
     outside: list[str] = field(default_factory=list)
     """What could be written to besides /tmp and volumes."""
     login_path: str = ""
+    autoscaler: str = ""
+    """What the worker's image says when Ray's autoscaler for Kubernetes is loaded: nothing, if it can be."""
 
 
 def services() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -129,6 +131,8 @@ def run(folder: Path, checkpoint: Path, images: dict[str, Stage], seen: Seen) ->
         if workers.run(["touch", f"{place}/written"]).returncode == 0:
             seen.outside.append(place)
     seen.login_path = workers.run(["bash", "-lc", "command -v ray shoal"]).stdout
+    needed = "ray.autoscaler._private.kuberay.run_autoscaler", "ray.autoscaler.v2.monitor"
+    seen.autoscaler = workers.run(["python", "-c", f"import {', '.join(needed)}"]).stderr
     for name, container in reversed(containers.items()):
         assert container.process is not None, name
         container.process.terminate()

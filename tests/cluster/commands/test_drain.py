@@ -14,6 +14,7 @@ from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.cluster.errors import ConfigError, UnhealthyError
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1 import worker_pb2_grpc
+from shoal.router.store.blocking import Blocking
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, WorkerEntry, decode, encode, group_key
 from tests.cluster.commands.status_only import StatusOnly
 
@@ -80,6 +81,38 @@ def test_a_machine_without_workers_is_empty(redis_server: EmbeddedRedis, client:
     announce(client, "10.9.9.9:20000")
     drain.run(redis_server.url, "127.0.0.1", timeout=5.0)
     assert [False] == draining(client)
+
+
+def test_a_registry_that_never_answers_is_not_waited_for_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything is taken down at once Redis is gone first, and a pod would stay for its whole grace period."""
+    monkeypatch.setattr(drain, "_AWAY", 0.3)
+    with pytest.raises(UnhealthyError, match="the registry is away"):
+        drain.run("redis://127.0.0.1:9/0", "127.0.0.1", timeout=30.0)
+
+
+def test_who_was_marked_is_waited_for_without_the_registry(
+    redis_server: EmbeddedRedis,
+    client: redis.Redis,
+    worker: tuple[StatusOnly, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It goes away in the middle; the workers themselves say when they are empty."""
+    service, address = worker
+    service.status.running = 4
+    announce(client, address)
+    marked = drain.mark
+
+    def once(client: Blocking, host: str) -> list[str]:
+        if looks:
+            raise redis.ConnectionError("gone")
+        looks.append(1)
+        return marked(client, host)
+
+    looks: list[int] = []
+    monkeypatch.setattr(drain, "mark", once)
+    monkeypatch.setattr(drain, "_AWAY", 0.0)
+    drain.run(redis_server.url, "127.0.0.1", timeout=20.0)
+    assert 0 == service.status.running
 
 
 def test_it_needs_the_registry() -> None:

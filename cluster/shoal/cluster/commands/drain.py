@@ -23,25 +23,32 @@ log = structlog.get_logger()
 
 _POLL = 0.5  # seconds between two looks
 _TIMEOUT = 2.0  # seconds for each question
+_AWAY = (
+    15.0  # seconds for a registry that is away from the start: where all is taken down at once it will not come back
+)
 
 
 def run(redis_url: str, host: str, timeout: float, access: OwnAccess | None = None) -> None:
     """Until nothing runs on the workers at `host`. Raises UnhealthyError when the time is up, ConfigError."""
     if not redis_url:
         raise ConfigError("cluster.redis_url is missing: the registry is there")
-    give_up = time.monotonic() + timeout
-    left: list[str] = []
+    began = time.monotonic()
+    give_up = began + timeout
+    known: list[str] | None = None  # nobody said yet who is here
     while True:
         try:
             with contextlib.closing(connect_blocking(redis_url, _TIMEOUT)) as client:
-                left = [address for address in mark(client, host) if _busy(address, access)]
-            if not left:
-                log.info("drained", host=host)
-                return
+                known = mark(client, host)
         except RedisUrlError as error:
             raise ConfigError(f"cluster.redis_url cannot be used: {error}") from error
         except (redis.RedisError, OSError) as error:
             log.warning("the registry is away", problem=type(error).__name__)
+            if known is None and time.monotonic() - began > _AWAY:
+                raise UnhealthyError("the registry is away: no router can be told that these workers leave") from error
+        left = [address for address in known or () if _busy(address, access)]
+        if known is not None and not left:
+            log.info("drained", host=host)
+            return
         if time.monotonic() + _POLL > give_up:
             raise UnhealthyError(f"after {timeout:g} s requests still run on {', '.join(left) or host}")
         time.sleep(_POLL)
