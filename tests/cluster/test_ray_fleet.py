@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pytest
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from shoal.cluster import ray_fleet
 from shoal.cluster.ray_fleet import one_line
 
 DIED = """The actor died unexpectedly before finishing this task.
@@ -50,3 +56,24 @@ def test_anything_else_is_its_last_line() -> None:
     """Whatever comes, it is one line."""
     assert one_line(RayError("first\nlast\n\n")) == "last"
     assert one_line(RayError("")) == "no message"
+
+
+async def test_waiting_for_places_keeps_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes may be minutes away, and a machine with few cores has few threads: the rest goes on meanwhile."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    there: list[str] = []
+    monkeypatch.setattr(
+        ray_fleet, "placement_group_table", lambda place: {"state": "CREATED" if place in there else "PENDING"}
+    )
+    waiting = [asyncio.create_task(ray_fleet._made(cast(Any, f"g0-{rank}"), 60.0)) for rank in range(8)]
+    await asyncio.sleep(0.1)
+    assert "done" == await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 10.0)
+    assert not any(task.done() for task in waiting)
+    there += [f"g0-{rank}" for rank in range(8)]
+    assert [True] * 8 == await asyncio.gather(*waiting)
+
+
+async def test_a_place_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its time is over."""
+    monkeypatch.setattr(ray_fleet, "placement_group_table", lambda place: {"state": "PENDING"})
+    assert not await ray_fleet._made(cast(Any, "g0-0"), 0.1)

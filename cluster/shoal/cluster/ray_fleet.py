@@ -43,6 +43,8 @@ ENTER_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 """Seconds beyond its grace that a worker may take to end by itself."""
 
+_LONGEST_PAUSE = 0.5  # seconds between two looks at a place that is not there yet
+
 LOOK_TIMEOUT = 10.0
 """Seconds for a worker of an earlier controller to say what it is."""
 
@@ -67,7 +69,7 @@ class RayFleet:
     async def hire(self, group: str, name: str) -> WorkerFacts:
         """A detached placement group, a detached actor in it, both of that name."""
         place = await asyncio.to_thread(placement_group, [self._need.bundle], name=name, lifetime="detached")
-        if not await asyncio.to_thread(place.wait, self._place_timeout):
+        if not await _made(place, self._place_timeout):
             await asyncio.to_thread(remove_placement_group, place)
             raise FleetError(f"no place: {self._need.bundle} must be free on one Ray node")
         node = await asyncio.to_thread(_node_of, place)
@@ -206,6 +208,19 @@ def node_addresses() -> dict[str, str]:
     """Address of every living node by its id."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]  # ray publishes no type for it
     return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+
+
+async def _made(place: PlacementGroup, patience: float) -> bool:
+    """Whether it is there within `patience` seconds. Asked again and again: a wait of Ray's own would keep a thread.
+    There are few, and where nodes are minutes away whoever is to be killed or looked at would wait for one."""
+    clock = asyncio.get_running_loop().time
+    give_up, pause = clock() + patience, 0.02
+    while (await asyncio.to_thread(placement_group_table, place))["state"] != "CREATED":
+        if clock() > give_up:
+            return False
+        await asyncio.sleep(pause)
+        pause = min(_LONGEST_PAUSE, pause * 1.5)
+    return True
 
 
 def _node_of(place: PlacementGroup) -> str:

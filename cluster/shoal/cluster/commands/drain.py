@@ -23,9 +23,7 @@ log = structlog.get_logger()
 
 _POLL = 0.5  # seconds between two looks
 _TIMEOUT = 2.0  # seconds for each question
-_AWAY = (
-    15.0  # seconds for a registry that is away from the start: where all is taken down at once it will not come back
-)
+_AWAY = 15.0  # seconds for a registry that never answered: where all is taken down it will not come back
 
 
 def run(redis_url: str, host: str, timeout: float, access: OwnAccess | None = None) -> None:
