@@ -42,6 +42,9 @@ class Asked:
     """Rows after which no token may follow, with the reason."""
 
 
+_NOTHING = Asked()
+
+
 class Chooser:
     """Asks the device's sampler. Belongs to one runner."""
 
@@ -80,6 +83,10 @@ class Chooser:
         if params.logprobs:
             asked.logprobs = max(asked.logprobs or 0, params.top_logprobs)
 
+    def show(self, logits: Tensor) -> Chosen:
+        """Bring all rows to the host, which chooses by itself."""
+        return Chosen(_NOTHING, range(logits.shape[0]), self._fetch((logits,)), None)
+
     def choose(self, asked: Asked, logits: Tensor, seen: Seq[int]) -> Chosen:
         """Launch it, and bring the rows `seen` of the logits to the host besides. Waits for nothing."""
         some_asked, some_seen = (0 < len(rows) < logits.shape[0] for rows in (asked.rows, seen))
@@ -109,7 +116,8 @@ class Chooser:
 class Chosen:
     """The device's choices, and what the host chooses from itself. Rows are those of the step's logits."""
 
-    def __init__(self, asked: Asked, seen: dict[int, int], download: Download, ids: Tensor | None) -> None:
+    def __init__(self, asked: Asked, seen: dict[int, int] | range, download: Download, ids: Tensor | None) -> None:
+        """`seen` tells where each row came that was to be seen."""
         self.ids = ids
         """What was chosen, int64 on the device, at the `place` of each row; None: nothing was asked for."""
         self.place = {row: i for i, row in enumerate(asked.rows)}

@@ -34,8 +34,7 @@ class LoadBook:
 
     def begin(self) -> None:
         """Somebody asked: they are on their way behind the step that was launched last."""
-        layers = self._model.experts
-        if self._asked and self._begun is None and layers:
+        if self._asked and self._begun is None and (layers := self._model.experts):
             self._asked = False
             self._begun = layers, self._fetch([torch.cat([layer.load for layer in layers])])
 

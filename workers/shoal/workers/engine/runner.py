@@ -134,6 +134,10 @@ class Runner:
         launch is left out."""
         logits, flight.logits = flight.logits, None
         assert logits is not None, "that was asked for already"
+        self.loads.begin()
+        if not self._device:
+            flight.chosen = self._chooser.show(logits)
+            return
         with self.model.stopwatch.phase("sampling"):
             asked, seen = Asked(), list[int]()
             for part in flight.parts:
@@ -142,7 +146,6 @@ class Runner:
                 seen += part.seen
                 if part.on_device:
                     self._chooser.ask(asked, part.work.sequence, part.open)
-            self.loads.begin()
             flight.chosen = self._chooser.choose(asked, logits, seen)
 
     def collect(self, flight: Flight) -> list[Result]:
