@@ -20,6 +20,8 @@ def contradictions(values: dict[str, Any], defaults: dict[str, Any]) -> list[str
     size, per = get("expertParallel.size"), get("worker.ranksPerPod")
     if size % per:
         found.append("expertParallel.size")
+    if values.get("config", {}).get("cluster", {}).get("spares", 0) % per:
+        found.append("config.cluster.spares")
     if get("worker.gpuResource") in values.get("worker", {}).get("extendedResources", {}):
         found.append("worker.extendedResources")
     if get("redis.mode") == "external" and not (get("redis.existingSecret") and get("redis.external.address")):

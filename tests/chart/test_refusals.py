@@ -23,6 +23,8 @@ BAD = [
     ("metrics.serviceMonitor.interval", "often"), ("nosuchkey", 1), ("router.autoscaling.maxReplicas", 0),
 ]  # fmt: skip
 CONTRADICTING: list[tuple[str, dict[str, Any]]] = [
+    ("config.cluster.spares", {"config": {"cluster": {"spares": 1}}, "worker": {"ranksPerPod": 2},
+                               "expertParallel": {"size": 2}}),
     ("worker.extendedResources", {"worker": {"extendedResources": {"nvidia.com/gpu": 8}}}),
     ("expertParallel.size", {"expertParallel": {"size": 6}, "worker": {"ranksPerPod": 4}}),
     ("audit.volume", {"audit": {"enabled": True}}),

@@ -3,6 +3,10 @@
 {{- $v := .Values }}
 {{- $worker := $v.config.worker }}
 {{- $router := $v.config.router }}
+{{- $spares := dig "spares" 0 $v.config.cluster | int }}
+{{- if ne (mod $spares (int $v.worker.ranksPerPod)) 0 }}
+{{- fail (printf "config.cluster.spares is %d, which worker.ranksPerPod (%d) does not divide: spare workers have pods of their own" $spares (int $v.worker.ranksPerPod)) }}
+{{- end }}
 {{- $tokens := dig "max_batch_tokens" 512 $worker | int64 }}
 {{- $sequences := dig "max_batch_size" 32 $worker | int64 }}
 {{- if lt $tokens $sequences }}

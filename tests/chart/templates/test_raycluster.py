@@ -157,3 +157,9 @@ def test_a_worker_is_ready_when_its_ranks_are() -> None:
     """All of them."""
     [container] = worker_pod(worker={"ranksPerPod": 2}, expertParallel={"size": 2})["containers"]
     assert ["shoal", "health", "worker", "--ranks", "2"] == container["readinessProbe"]["exec"]["command"]
+
+
+def test_workers_kept_prepared_have_pods_too() -> None:
+    """Without a place for them a group would never be complete, and its start fail."""
+    wanted = {"expertParallel": {"size": 4}, "worker": {"ranksPerPod": 2}, "config": {"cluster": {"spares": 2}}}
+    assert [3] == [group["replicas"] for group in ray(**wanted)["workerGroupSpecs"]]
