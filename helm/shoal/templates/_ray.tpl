@@ -9,6 +9,9 @@
   value: "1"
 - name: RAY_BACKEND_LOG_LEVEL
   value: warning
+# A rank is never the one to kill when memory is short: the kernel knows better who took it.
+- name: RAY_memory_monitor_refresh_ms
+  value: "0"
 # Whoever ends the pod has emptied it: `shoal drain`. Ray would wait for actors that never end by themselves.
 - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
   value: "0"

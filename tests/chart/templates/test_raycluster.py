@@ -89,6 +89,12 @@ def test_what_workers_and_the_controller_say_is_in_the_pods_logs() -> None:
         assert "1" == told["RAY_LOG_TO_STDERR"]
 
 
+def test_ray_kills_nobody_for_want_of_memory() -> None:
+    """It counts what is mapped of a checkpoint, and the ranks would be what it finds."""
+    told = {v["name"]: v.get("value") for v in worker_pod()["containers"][0]["env"]}
+    assert "0" == told["RAY_memory_monitor_refresh_ms"]
+
+
 def test_the_start_hook_never_gives_up() -> None:
     """Nobody looks at its exit status."""
     [hook] = [word for word in ray()["headGroupSpec"]["template"]["spec"]["containers"][0]["lifecycle"]["postStart"]
