@@ -66,12 +66,13 @@ soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts beyo
 	@$(BIN)/python -m tests.router.safeguards.corpus 200000
 
 chaos: $(READY) ## The long chaos runs: everything is killed, stopped, cut off, scaled under load (adds to the record `chaos`)
-	@$(BIN)/python -m tests.chaos.sessions --kills 40
-	@$(BIN)/python -m tests.chaos.streams --rounds 50
 	@$(BIN)/python -m tests.chaos.groups --rounds 50
 	@$(BIN)/python -m tests.chaos.workers --kills 25
-	@$(BIN)/python -m tests.chaos.leaks --epochs 1000
 	@$(BIN)/python -m tests.chaos.serve --rounds 2
+	@$(BIN)/python -m tests.chaos.streams --rounds 50
+	@$(BIN)/python -m tests.chaos.sessions --kills 40
+	@$(BIN)/python -m tests.chaos.absence --seconds 30
+	@$(BIN)/python -m tests.chaos.leaks --epochs 1000
 
 bench-sessions: $(READY) ## Cost of sessions in Redis, and what sessions, journal, auth and quota add to a router's latency
 	@$(BIN)/python -m tests.bench.sessions $(ARGS)

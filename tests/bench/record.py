@@ -97,13 +97,22 @@ def write(name: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Path:
     return path
 
 
-def add(name: str, rows: Sequence[Row]) -> Path:
-    """Write rows into a record that others write too: their rows stay, ours of the same cases are replaced."""
+def add(name: str, rows: Sequence[Row], note: str = "") -> Path:
+    """Write rows into a record that others write too: their rows stay, ours of the same cases are replaced. So is the
+    note that begins with the same words up to its colon."""
     path, cases = RESULTS / f"{name}.json", {row.case for row in rows}
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    before = json.loads(path.read_text()) if path.exists() else {"rows": []}
     fields = {field.name for field in dataclasses.fields(Row)}
-    kept = [{k: v for k, v in row.items() if k in fields} for row in before if row["case"] not in cases]
-    return write(name, [*(Row(**row) for row in kept), *rows])
+    kept = [{k: v for k, v in row.items() if k in fields} for row in before["rows"] if row["case"] not in cases]
+    head = note.partition(":")[0]
+    notes = [other for other in before.get("notes", []) if not note or other.partition(":")[0] != head]
+    return write(name, [*(Row(**row) for row in kept), *rows], [*notes, *([note] if note else [])])
+
+
+def load_average() -> str:
+    """How busy the machine is, in words."""
+    minute, _, quarter = os.getloadavg()
+    return f"load {minute:.1f} over the last minute, {quarter:.1f} over fifteen, on {os.cpu_count()} cores"
 
 
 def _cpu_name() -> str:

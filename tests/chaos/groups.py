@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shoal.cluster.checkpoint.make import make_checkpoint
-from tests.bench.record import add
+from tests.bench.record import add, load_average
 from tests.chaos.killable import Killable, KillableRedis, KillableRouter
 from tests.chaos.listener import Listener
 from tests.chaos.streams import Figures, count, partly_heard, undisturbed
@@ -116,7 +116,8 @@ def main() -> None:
         model = make_checkpoint(folder / "tiny", "tiny", seed=1)
         figures = asyncio.run(run(model, folder, (2, 3), kinds, options.tokens, options.seed, STREAMS))
     print(figures)
-    add("chaos", figures.rows("groups of 2 and 3: ", "restart of the whole group"))
+    note = f"groups of 2 and 3: {options.rounds} rounds in {figures.seconds:.0f} s; {load_average()}"
+    add("chaos", figures.rows("groups of 2 and 3: ", "restart of the whole group"), note)
     assert not figures.failed, figures.failed
     assert not figures.different, figures.different
 

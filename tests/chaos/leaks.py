@@ -26,7 +26,7 @@ import redis
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.workers.experts.placement import Placement
-from tests.bench.record import Row, add
+from tests.bench.record import Row, add, load_average
 from tests.chaos.town import Town, town
 
 BOUNDS = {
@@ -130,7 +130,7 @@ def main() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)  # for all processes that come
         model = make_checkpoint(Path(folder) / "tiny", "tiny", seed=1)
         found = asyncio.run(long_form(model, server.url, options.epochs, options.warm_up))
-    add("chaos", found)
+    add("chaos", found, f"{options.epochs} epochs: {load_average()}")
     assert all(row.met is not False for row in found), [row for row in found if row.met is False]
 
 

@@ -10,10 +10,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from shoal.cluster.fleet import FleetError, Found
+from shoal.cluster.fleet import FleetError, Found, obstacle_behind
 from shoal.cluster.group_state import Obstacle
 from shoal.workers.config import WorkerConfig
-from shoal.workers.errors import NoRoomError, UnfitError
 from shoal.workers.experts.faults import Fault
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 from tests.workers.processes import WorkerProcess
@@ -103,11 +102,7 @@ class ProcessFleet:
     async def _answer(call: Future[Any]) -> Any:
         try:
             return await asyncio.wrap_future(call)
-        except NoRoomError as error:
-            raise FleetError(str(error), Obstacle.NO_ROOM) from error
-        except UnfitError as error:
-            raise FleetError(str(error), Obstacle.UNFIT) from error
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            raise FleetError(f"{type(error).__name__}: {error}") from error
+            raise FleetError(f"{type(error).__name__}: {error}", obstacle_behind(error)) from error

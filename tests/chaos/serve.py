@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from shoal.cluster.checkpoint.make import make_checkpoint
-from tests.bench.record import Row, add
+from tests.bench.record import Row, add, load_average
 from tests.chaos.listener import Listener
 from tests.chaos.streams import partly_heard, spread
 from tests.e2e.served import Client, Served, serving
@@ -173,7 +173,7 @@ def main() -> None:
             stopped = served.shoal("stop")
             assert stopped.returncode == 0, stopped.stderr
             assert served.leaves_nothing(within=60.0), served.left()
-    add("chaos", rows(rounds))
+    add("chaos", rows(rounds), f"shoal serve: {options.rounds} rounds of {', '.join(options.parts)}; {load_average()}")
     assert not any(round_.failed or round_.different for round_ in rounds), [round_.failed for round_ in rounds]
 
 

@@ -23,8 +23,9 @@ from pathlib import Path
 import redis
 
 from shoal.cluster.checkpoint.make import make_checkpoint
+from shoal.cluster.group_state import Policy
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, WorkerEntry, encode, group_key
-from tests.bench.record import Row, add
+from tests.bench.record import Row, add, load_average
 from tests.chaos.killable import Killable, KillableRedis, KillableRouter
 from tests.chaos.listener import Listener
 from tests.workers.processes import Crew, crew
@@ -146,6 +147,8 @@ async def run(model: Path, folder: Path, rounds: int, tokens: int, seed: int, st
                 moment, here = time.monotonic(), getattr(victim, "worker_id", "")
                 await asyncio.to_thread(victim.kill)
                 figures.kills[kind] += 1
+                if kind == "worker":  # as a controller waits while another group serves
+                    await asyncio.sleep(Policy().breath)
                 await asyncio.to_thread(victim.start)
                 if kind == "redis":
                     for worker in workers:
@@ -220,7 +223,7 @@ def main() -> None:
         model = make_checkpoint(folder / "tiny", "tiny", seed=1)
         figures = asyncio.run(run(model, folder, options.rounds, options.tokens, options.seed))
     print(figures)
-    add("chaos", figures.rows())
+    add("chaos", figures.rows(), f"streams: {options.rounds} rounds in {figures.seconds:.0f} s; {load_average()}")
     assert not figures.failed, figures.failed
     assert not figures.different, figures.different
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -37,11 +38,12 @@ class Heard:
     times: list[float] = field(default_factory=list)
     error: str = ""
 
-    def pause_after(self, moment: float) -> float | None:
-        """Seconds from the last token before `moment` to the first one after it; None when it did not run then."""
-        before = [t for t in self.times if t <= moment]
-        after = [t for t in self.times if t > moment]
-        return after[0] - before[-1] if before and after else None
+    def pause_between(self, moment: float, until: float) -> float | None:
+        """The longest silence that ended between the two, seconds; None when it did not run at `moment`. Not the first
+        one: what was on its way at that moment still arrives."""
+        if not self.times or not self.times[0] <= moment < self.times[-1]:
+            return None
+        return max((t - before for before, t in itertools.pairwise(self.times) if moment < t <= until), default=None)
 
 
 def request(number: int, tokens: int) -> pb.GenerateRequest | pb.ChatRequest:

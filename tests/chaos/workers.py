@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
+import math
 import os
 import random
 import signal
@@ -26,7 +28,7 @@ from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.cluster.group_state import Phase
 from shoal.proto.v1 import worker_pb2
 from shoal.proto.v1.worker_pb2_grpc import WorkerServiceStub
-from tests.bench.record import Row, add
+from tests.bench.record import Row, add, load_average
 from tests.chaos.cut import WHY_NOT, cut_off
 from tests.chaos.town import Heard, Town, town
 from tests.chaos.zipf import rebalanced, zipf_model
@@ -60,8 +62,14 @@ class Storm:
 
     @property
     def pauses(self) -> list[float]:
-        """Seconds around each kill without a token, of every stream that ran then, the shortest first."""
-        return sorted(p for kill in self.kills for heard in self.distinct if (p := heard.pause_after(kill)) is not None)
+        """The longest silence from each kill to the next one, of every stream that ran then, the shortest first."""
+        spans = list(itertools.pairwise([*self.kills, math.inf]))
+        return sorted(p for a, b in spans for heard in self.distinct if (p := heard.pause_between(a, b)) is not None)
+
+    @property
+    def silences(self) -> list[float]:
+        """The longest silence of each stream while nothing broke: what the machine's load alone makes."""
+        return sorted(max((b - a for a, b in itertools.pairwise(heard.times)), default=0.0) for heard in self.calm)
 
     def check(self) -> None:
         """Nothing failed, nothing changed, and something ran while things broke."""
@@ -204,6 +212,7 @@ def pause_rows(what: str, storm: Storm, restarted: list[float]) -> list[Row]:
         *rows,
         Row(f"requests failed, {what}", len(storm.failed), "of", goal=0, met=not storm.failed),
         Row(f"streams that differ, {what}", len(storm.different), "of", goal=0, met=not storm.different),
+        Row(f"longest silence undisturbed, {what}: p99", round(quantile(storm.silences, 0.99), 3), "s"),
         Row(f"streams, {what}", len(storm.distinct), "streams"),
         Row(f"kills, {what}", len(storm.kills), "kills"),
     ]
@@ -306,7 +315,7 @@ def main() -> None:
         model = make_checkpoint(Path(folder) / "tiny", "tiny", seed=1)
         for part in options.parts:
             rows = asyncio.run(PARTS[part](model, redis, options.kills, random.Random(options.seed)))
-            add("chaos", rows)
+            add("chaos", rows, f"{part} of workers: {options.kills} kills asked for; {load_average()}")
             bad += [row.case for row in rows if row.goal == 0 and not row.met]
     assert not bad, bad
 

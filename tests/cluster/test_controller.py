@@ -198,6 +198,19 @@ async def test_a_new_controller_takes_over_without_touching_anybody() -> None:
         await again.until_ready(["g0-1", "g0-8"])
 
 
+async def test_who_died_with_the_controller_is_not_named_again() -> None:
+    """The survivors know of it from their epoch; its place is taken by another name."""
+    bench = Bench()
+    task = asyncio.create_task(bench.controller.run())
+    await bench.until_ready(["g0-0", "g0-1"])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    bench.fleet.die("g0-1")
+    again = Bench(fleet=bench.fleet)
+    async with again.running():
+        await again.until_ready(["g0-0", "g0-2"])
+
+
 async def test_a_registry_that_is_away_delays_the_announcement_only() -> None:
     """The group comes up without Redis and is announced once it is back."""
     bench = Bench()

@@ -56,6 +56,16 @@ def test_a_replacement_starts_once_the_others_had_a_breath() -> None:
     assert ["g0-0", "g0-2", "g0-3"] == world.members
 
 
+def test_other_groups_have_their_breath_too() -> None:
+    """The only member dies; while other groups serve, its replacement leaves them the machine, else it starts now."""
+    for elsewhere, members in ((True, []), (False, ["g0-1"])):
+        world = ready(1, breath=1.0)
+        world.tell(gs.Lost("g0-0", "killed", elsewhere))
+        assert members == world.members
+        world.pass_time(2.0)
+        assert (Phase.READY, ["g0-1"]) == (world.state.phase, world.members)
+
+
 def test_nobody_waits_for_a_breath_that_nobody_takes() -> None:
     """All died, or those left cannot hold all experts: the replacement is what everybody waits for."""
     world = ready(2, breath=60.0)

@@ -256,7 +256,7 @@ class Controller:
                 for group, state in self.groups.items():
                     if state.hand(name) is not None:
                         log.warning("a worker hangs", worker=name, why=why)
-                        self._events.put_nowait((group, Lost(name, why)))
+                        self._lost(group, name, why)
 
     # -- what takes long: each ends in events, or in none when it was cancelled ----------------------------------
 
@@ -264,7 +264,7 @@ class Controller:
         try:
             facts = await self._fleet.hire(group, name)
         except Exception as error:
-            self._events.put_nowait((group, Lost(name, _told(error))))
+            self._lost(group, name, _told(error))
             return
         self._listen(group, facts)
         self._events.put_nowait((group, Prepared(name, facts)))
@@ -311,7 +311,7 @@ class Controller:
             # a group need not hear that all is well
             if word.mood is not Mood.SERVING or word.draining or known is None or known.busy != word.busy:
                 self._events.put_nowait((group, word))
-        self._events.put_nowait((group, Lost(name, "its process died")))
+        self._lost(group, name, "its process died")
 
     async def _release(self, group: str, state: GroupState, grace: float) -> None:
         names = [hand.name for hand in state.workers]
@@ -341,6 +341,11 @@ class Controller:
         self._events.put_nowait((group, StopAsked(0.0)))
 
     # -- small things ---------------------------------------------------------------------------------------------
+
+    def _lost(self, group: str, name: str, why: str) -> None:
+        serving = (Phase.READY, Phase.CHANGING)
+        elsewhere = any(state.phase in serving for other, state in self.groups.items() if other != group)
+        self._events.put_nowait((group, Lost(name, why, elsewhere)))
 
     def _met(self, spec: GroupSpec) -> GroupSpec:
         """The epoch with a meeting place of its own; the one before keeps its place until it is over."""
@@ -377,8 +382,11 @@ _REFUSED = object()
 
 
 def _next_serial(there: Sequence[Found]) -> int:
-    """A number that none of these workers has in its name."""
-    return max((int(worker.name.rpartition("-")[2]) + 1 for worker in there), default=0)
+    """A number that none of these workers has in its name, nor anybody of an epoch that one of them is in: who died
+    with the controller shall not be taken for who comes in its place."""
+    names = [worker.name for worker in there]
+    names += [member.worker_id for worker in there if worker.spec is not None for member in worker.spec.members]
+    return max((int(name.rpartition("-")[2]) + 1 for name in names), default=0)
 
 
 def _told(error: Exception) -> str:

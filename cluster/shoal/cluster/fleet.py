@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shoal.cluster.group_state import Obstacle, Word
+from shoal.workers.checkpoint.error import CheckpointError
+from shoal.workers.errors import NoRoomError, UnfitError
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 
 
@@ -16,6 +18,19 @@ class FleetError(Exception):
     def __init__(self, why: str, obstacle: Obstacle = Obstacle.OTHER) -> None:
         super().__init__(why)
         self.obstacle = obstacle
+
+
+def obstacle_behind(error: BaseException | None) -> Obstacle:
+    """What kind of refusal a worker's exception is."""
+    match error:
+        case NoRoomError():
+            return Obstacle.NO_ROOM
+        case UnfitError():
+            return Obstacle.UNFIT
+        case CheckpointError():
+            return Obstacle.UNREADABLE
+        case _:
+            return Obstacle.OTHER
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,8 @@ class Lost:
 
     name: str
     why: str
+    elsewhere: bool = False
+    """Whether other groups serve, which compute again what was lost."""
 
 
 class Mood(StrEnum):
@@ -199,6 +201,7 @@ class Obstacle(StrEnum):
     NO_ROOM = "no room"
     UNFIT = "unfit"
     HUNG = "hung"
+    UNREADABLE = "unreadable"  # what it must hold cannot be read, neither from the checkpoint nor from a peer
     OTHER = "other"
 
 

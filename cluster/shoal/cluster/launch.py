@@ -119,6 +119,7 @@ class LocalCluster:
             model=self._model,
             groups=self.config.group_names,
             logs=session.logs,
+            chaos=self.config.chaos,
         )
         run.write(self._state_dir)
         return run

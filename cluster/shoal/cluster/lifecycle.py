@@ -47,6 +47,8 @@ from shoal.workers.experts.group import EpochReport, GroupSpec, Member, WorkerFa
 
 Step = tuple[GroupState, tuple[Action, ...]]
 
+_SLOWEST = 60.0  # seconds between two attempts at something that the world does not give
+
 
 def step(state: GroupState, event: Event, now: float) -> Step:
     """What one event makes of a group, and what is to be done about it, in order."""
@@ -104,15 +106,15 @@ def disagreement(facts: tuple[WorkerFacts, ...], ep_size: int) -> str:
 def _heard(state: GroupState, event: Event, now: float) -> Step:
     match event:
         case Begun(found, serial):
-            return _adopted(replace(state, serial=max(state.serial, serial)), found)
+            return _adopted(replace(state, serial=max(state.serial, serial)), found, now)
         case Prepared(name, facts) if (hand := state.hand(name)) and hand.stage is Stage.STARTING:
             state = _put(state, replace(hand, stage=Stage.SPARE, facts=facts, busy=False))
             known = tuple(h.facts for h in state.workers if h.facts is not None)
             if why := disagreement(known, state.ep_size):
                 return _lost(state, name, why, now)
             return replace(state, hire_failures=0), ()
-        case Lost(name, why) if state.hand(name):
-            return _lost(state, name, why, now)
+        case Lost(name, why, elsewhere) if state.hand(name):
+            return _lost(state, name, why, now, elsewhere)
         case Word():
             return _word(state, event, now)
         case Entered(_, epoch, report) if state.change and state.change.spec.epoch == epoch:
@@ -133,8 +135,9 @@ def _heard(state: GroupState, event: Event, now: float) -> Step:
             return state, ()
 
 
-def _adopted(state: GroupState, found: tuple[tuple[WorkerFacts, GroupSpec | None], ...]) -> Step:
-    """Workers that outlived their controller: the newest epoch is in force, if all its members are there."""
+def _adopted(state: GroupState, found: tuple[tuple[WorkerFacts, GroupSpec | None], ...], now: float) -> Step:
+    """Workers that outlived their controller: the newest epoch is in force, if all its members are there. If not, those
+    left have their breath, as after any death."""
     specs = [spec for _, spec in found if spec is not None]
     newest = max(specs, key=lambda spec: spec.epoch, default=None)
     current = [m.worker_id for m in newest.members] if newest else []
@@ -144,13 +147,13 @@ def _adopted(state: GroupState, found: tuple[tuple[WorkerFacts, GroupSpec | None
     if newest is None:
         return state, ()
     whole = all((h := state.hand(name)) is not None and h.stage is Stage.MEMBER for name in current)
-    epoch = max(state.epoch, newest.epoch)
+    epoch, hire_at = max(state.epoch, newest.epoch), 0.0 if whole else now + state.policy.breath
     return replace(
-        state, spec=newest, epoch=epoch, ever_ready=True, phase=Phase.READY, broken=not whole
-    ), ()  # fmt: skip
+        state, spec=newest, epoch=epoch, ever_ready=True, phase=Phase.READY, broken=not whole, hire_at=hire_at
+    ), (() if whole else (do.Remind(hire_at),))  # fmt: skip
 
 
-def _lost(state: GroupState, name: str, why: str, now: float) -> Step:
+def _lost(state: GroupState, name: str, why: str, now: float, elsewhere: bool = False) -> Step:
     hand = state.hand(name)
     assert hand is not None, f"{name} is not a worker of {state.group}"
     state = replace(state, workers=tuple(h for h in state.workers if h.name != name), reason=f"{name}: {why}")
@@ -158,11 +161,11 @@ def _lost(state: GroupState, name: str, why: str, now: float) -> Step:
     if hand.stage is Stage.STARTING or hand.stage is Stage.SPARE:
         if not state.ever_ready:
             return _give_up(state, state.reason)
-        delay = min(60.0, 2.0**state.hire_failures)
+        delay = _patience(1.0, state.hire_failures, _SLOWEST)
         state = replace(state, hire_failures=state.hire_failures + 1, hire_at=now + delay)
         actions += (do.Remind(state.hire_at),)
     else:
-        breath = state.policy.breath if state.members or state.at(Stage.SPARE) else 0.0
+        breath = state.policy.breath if elsewhere or state.members or state.at(Stage.SPARE) else 0.0
         state = replace(state, hire_at=max(now + breath, state.hire_at if state.hire_failures else now))
         actions += (do.Remind(state.hire_at),)
     if state.change and name in _names(state.change.spec):
@@ -219,6 +222,8 @@ def _refused(state: GroupState, change: Change, name: str, obstacle: Obstacle, w
         return _unfit(state, reason)
     if obstacle is Obstacle.HUNG:
         return _lost(state, name, why, now)
+    if obstacle is Obstacle.UNREADABLE:
+        return _unreadable(state, reason, now)
     if obstacle is Obstacle.NO_ROOM:
         state = replace(state, change=None, placement=None, reason=reason)
         if not state.ever_ready:
@@ -226,12 +231,25 @@ def _refused(state: GroupState, change: Change, name: str, obstacle: Obstacle, w
         if not state.broken:  # the old epoch goes on, and whoever was to leave stays
             return _stay(replace(state, phase=Phase.READY))
         return replace(state, scarce=change.spec.size, hire_at=now if not state.hire_failures else state.hire_at), ()
-    again = now + min(1.0, state.policy.settle * 2.0**state.failures)
+    again = now + _patience(state.policy.settle, state.failures, 1.0)
     state = replace(_abandoned(state), failures=state.failures + 1, settle_at=again, reason=reason)
     if state.failures % state.policy.patience == 0:  # somebody cannot be reached by the others: try without
         if not state.ever_ready and state.failures >= 2 * state.policy.patience:
             return _give_up(state, reason)
         return _lost(state, _names(change.spec)[-1], f"given up after epochs that failed: {why}", now)
+    return state, (do.Remind(again),)
+
+
+def _unreadable(state: GroupState, reason: str, now: float) -> Step:
+    """Nobody is to blame, and another worker would not read better: all stay, and it is tried again, more and more
+    slowly. The old epoch goes on where it can."""
+    if not state.ever_ready:
+        return _give_up(state, reason)
+    again = now + _patience(1.0, state.failures, _SLOWEST)
+    phase = Phase.WAITING if state.broken else Phase.READY
+    state = replace(
+        state, phase=phase, change=None, placement=None, failures=state.failures + 1, settle_at=again, reason=reason
+    )  # fmt: skip
     return state, (do.Remind(again),)
 
 
@@ -362,6 +380,11 @@ def _put(state: GroupState, hand: Hand) -> GroupState:
     if state.hand(hand.name) is None:
         return replace(state, workers=(*state.workers, hand))
     return replace(state, workers=tuple(hand if h.name == hand.name else h for h in state.workers))
+
+
+def _patience(first: float, failures: int, most: float) -> float:
+    """Seconds until the next attempt: twice as long after each failure. It may fail for months."""
+    return min(most, first * 2.0 ** min(failures, 30))
 
 
 def _names(spec: GroupSpec) -> tuple[str, ...]:

@@ -27,11 +27,10 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from shoal.cluster.errors import StartError
-from shoal.cluster.fleet import FleetError, Found
+from shoal.cluster.fleet import FleetError, Found, obstacle_behind
 from shoal.cluster.group_state import Obstacle
 from shoal.cluster.topology import PLACES, Need, listen_hosts
 from shoal.workers.config import WorkerConfig
-from shoal.workers.errors import NoRoomError, UnfitError
 from shoal.workers.experts.faults import Fault
 from shoal.workers.experts.group import EpochReport, GroupSpec, WorkerFacts
 
@@ -166,10 +165,7 @@ class RayFleet:
 
 def obstacle_of(error: RayError) -> Obstacle:
     """What kind of refusal a worker's exception is."""
-    cause = error.cause if isinstance(error, RayTaskError) else None
-    if isinstance(cause, NoRoomError):
-        return Obstacle.NO_ROOM
-    return Obstacle.UNFIT if isinstance(cause, UnfitError) else Obstacle.OTHER
+    return obstacle_behind(error.cause if isinstance(error, RayTaskError) else error)
 
 
 def _names_of(groups: str) -> list[str]:

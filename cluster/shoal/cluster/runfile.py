@@ -37,6 +37,8 @@ class RunFile:
     groups: tuple[str, ...]
     logs: str
     """Directory with the workers' logs."""
+    chaos: bool = False
+    """Whether `shoal chaos` may break things in it."""
 
     def write(self, state_dir: Path) -> None:
         """Replace the file at once: a reader sees the old one or the new one."""

@@ -34,8 +34,9 @@ _CHOICES = 4
 class SelfTest:
     """Belongs to one model, and to the thread that steps it."""
 
-    def __init__(self, model: Model, golden: Golden | None) -> None:
-        self._model = model
+    def __init__(self, model: Model, golden: Golden | None, checkpoint: str = "DIR") -> None:
+        """`checkpoint` is only named, where its bytes may be at fault."""
+        self._model, self._checkpoint = model, checkpoint
         self._golden = golden
         self._digest: int | None = None
         vocabulary = model.config.vocab_size
@@ -84,7 +85,8 @@ class SelfTest:
         if self._golden is None:
             return ""
         target = self._model.target
-        return difference(self._golden, logits, torch.int8 if target.int8 else target.dtype)
+        problem = difference(self._golden, logits, torch.int8 if target.int8 else target.dtype)
+        return problem and f"{problem}; `shoal checkpoint verify {self._checkpoint}` says whether its files are damaged"
 
 
 def sampler_problem(logits: Tensor, known: NDArray[np.float32]) -> str:

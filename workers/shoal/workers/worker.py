@@ -113,7 +113,7 @@ class Worker:
         self._checkpoint = checkpoint
         numerics_id = self._numerics_id(checkpoint)
         self._bank = open_bank(checkpoint, self._target, config, numerics_id, self._start)
-        self._self_test = SelfTest(model, golden.find(checkpoint, config.golden))
+        self._self_test = SelfTest(model, golden.find(checkpoint, config.golden), str(checkpoint.path))
         self._loop = EngineLoop(
             self._engine, self._alarm, self._traced, self._canary, config.canary_period, config.epoch_patience
         )

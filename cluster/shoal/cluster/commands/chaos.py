@@ -22,16 +22,15 @@ _LEAVE = 1 << 20  # bytes that a full disk still has
 
 
 def run(settings: Settings, fault: str, worker: str, seconds: float, amount: float) -> None:
-    """One fault. Raises ClusterError."""
+    """One fault. The running cluster's own settings say whether it may be. Raises ClusterError."""
     if fault in WORKER_FAULTS:
         number = pb.Fault.Value(f"FAULT_{fault.upper()}")
         with admin(settings) as client:
             client.inject(pb.InjectRequest(fault=number, worker_id=worker, seconds=seconds, amount=amount))
     elif fault in HERE_FAULTS:
-        if not settings.cluster().chaos:
-            raise ConfigError("cluster.chaos is not set: nothing is broken on purpose")
         state_dir = Path(settings.cluster().state_dir)
-        runfile.read(state_dir)  # raises when no cluster runs from it
+        if not runfile.read(state_dir).chaos:
+            raise ConfigError("start the cluster with cluster.chaos = true to break things")
         with _away(state_dir) if fault == "redis" else _full(state_dir):
             time.sleep(seconds)
     else:
