@@ -137,8 +137,24 @@ def test_a_hung_rank_is_left_behind_and_cannot_come_back(tiny: Path, alone: dict
         assert alone["a"] == running.finish()
 
 
+def test_whoever_waits_for_a_lost_rank_leaves_as_soon_as_it_is_told(tiny: Path, alone: dict[str, list[int]]) -> None:
+    """Nobody can kill the one that hangs, and the deadline is far: the next epoch comes at once all the same. What the
+    lost one still sends when it wakes is heard by nobody."""
+    with crew(tiny, *"ab", collective_timeout=60.0) as hired:
+        hired.form(*"ab")
+        running = Running(hired, "a", "r")
+        running.read(20)
+        hired.workers["b"].signal(signal.SIGSTOP)
+        time.sleep(0.3)
+        assert states(hired, "a") == ["SERVING"]
+        hired.begin(hired.spec("a"), together=False)[0].result(15)
+        running.read(40)
+        hired.workers["b"].signal(signal.SIGCONT)
+        assert alone["a"] == running.finish()
+
+
 def test_killing_a_hung_rank_frees_the_others_at_once(tiny: Path) -> None:
-    """They sit in a collective that cannot be called off; the end of the hung one's sockets ends it."""
+    """They sit in a collective, and nobody tells them anything; the end of the hung one's sockets ends it."""
     with crew(tiny, *"ab", collective_timeout=60.0) as hired:
         hired.form(*"ab")
         Running(hired, "a", "r").read(20)

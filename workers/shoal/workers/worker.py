@@ -80,6 +80,7 @@ class Worker:
         self._spec: GroupSpec | None = None
         self._changing = threading.Lock()  # held by whoever stages or changes the epoch
         self._wanted_epoch = 0
+        self._lost_before = 0  # somebody of every epoch below this one is lost: its collectives cannot end
         self._entering_epoch = 0
         self._faults = Faults()
         self._start = Stopwatch()  # until the first epoch is served, then stopped
@@ -175,6 +176,7 @@ class Worker:
         """
         begin = time.monotonic()
         self._want(spec, entering=True)
+        self._lost_before = self._lost_before if together else spec.epoch
         with self._changing:
             if self._checkpoint is None or self._engine is None or self._loop is None or self._bank is None:
                 raise NotReadyError("prepare() comes before reconfigure()")
@@ -348,7 +350,8 @@ class Worker:
         with self._start.phase("meet"):
             exchange = connect_exchange(
                 spec, rank, config.experts_per_token, self.config.collective_timeout, self._target.device,
-                unwanted=lambda: self._wanted_epoch > spec.epoch, faults=self._faults if self.config.chaos else None,
+                unwanted=lambda: self._wanted_epoch > spec.epoch, over=lambda: self._lost_before > spec.epoch,
+                faults=self._faults if self.config.chaos else None,
             )  # fmt: skip
         try:
             self._bank.commit(staged)

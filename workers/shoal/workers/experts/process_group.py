@@ -2,8 +2,9 @@
 
 Every epoch makes a new group under its own key prefix of the store, so that a late member of an old epoch finds
 nobody. On CPU the group is gloo, on GPU NCCL; where two ranks share one GPU, which NCCL refuses, it is gloo over copies
-in the host's memory, for all. A peer's death makes every collective fail within 15-60 ms; a hung
-peer is noticed at the timeout, or when somebody kills it: a collective that hangs cannot be called off from inside.
+in the host's memory, for all. A peer's death makes every collective fail within 15-60 ms. A hung peer is noticed at the
+timeout, when somebody kills it, or when this rank is told that the epoch is over: gloo's threads wait on, with tensors
+that nobody uses any more, and this rank does not. NCCL cannot be left so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from torch import Tensor
 from shoal.workers.errors import ExchangeError
 from shoal.workers.experts.rendezvous import PATIENCE, connect
 
+_LOOK = datetime.timedelta(milliseconds=100)
+"""Between two looks whether the epoch is over."""
+
 
 class ProcessGroup:
     """The collectives that the exchange needs, and nothing else."""
@@ -36,14 +40,17 @@ class ProcessGroup:
         device: torch.device,
         unwanted: Callable[[], bool] = lambda: False,
         place: str = "",
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         """Meet the other ranks. Raises ExchangeError when one does not come in time, or once `unwanted` says so.
+        Collectives are left once `over` says so.
 
         `place` names the piece of hardware that this rank computes on, where no other may share it unnoticed; empty:
         what `place_of` says of `device`.
         """
         self.rank = rank
         self.size = size
+        self._over = over
         deadline = datetime.timedelta(seconds=timeout)
         try:
             self._meeting = connect(host, port)  # torch keeps the half of it that is C++, and calls the other one
@@ -53,7 +60,9 @@ class ProcessGroup:
                 options = c10d.ProcessGroupNCCL.Options()
                 options._timeout = deadline
                 self._group: Any = c10d.ProcessGroupNCCL(store, rank, size, options)
+                self._leaves = False  # its waits end when the work is queued, and block when they have a timeout
             else:
+                self._leaves = True
                 self._group = c10d.ProcessGroupGloo(store, rank, size, deadline)
         except (RuntimeError, ValueError, OSError) as error:
             raise ExchangeError(f"rank {rank} of {size} could not join at {host}:{port} ({prefix}): {error}") from error
@@ -88,9 +97,22 @@ class ProcessGroup:
         if group is None:
             raise ExchangeError(f"{what}: this rank has left the group")
         try:
-            start(group).wait()
+            work = start(group)
+            while self._leaves and not self._done(work):
+                if self._over():
+                    raise ExchangeError(f"{what} was left: the epoch is over")
+            work.wait()
         except RuntimeError as error:
             raise ExchangeError(f"{what} failed: {str(error).splitlines()[0][:200]}") from error
+
+    @staticmethod
+    def _done(work: Any) -> bool:
+        """Wait a little for it; whether it ended, well or not."""
+        try:
+            work.wait(_LOOK)
+        except RuntimeError:  # its own failure, or the wait's end
+            return bool(work.is_completed())
+        return True
 
 
 def place_of(device: torch.device) -> str:
