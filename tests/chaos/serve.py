@@ -27,7 +27,12 @@ from tests.chaos.streams import partly_heard, spread
 from tests.e2e.served import Client, Served, serving
 
 STREAMS = 32
-SETTINGS = ("worker.kv_tokens=32768", "router.registry_poll=0.1", "router.lease_seconds=2")
+SETTINGS = (
+    "worker.kv_tokens=32768",
+    "worker.max_batch_size=64",  # who survives alone has a place for every stream
+    "router.registry_poll=0.1",
+    "router.lease_seconds=2",
+)
 PARTS = ("control service", "control service and a worker", "controller", "worker", "redis", "router", "raylet")
 
 _COMMANDS = {

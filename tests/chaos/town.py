@@ -69,7 +69,8 @@ class Town:
     def __init__(self, model: Path, redis_url: str, ep_size: int, **settings: Any) -> None:
         policy = {key: settings.pop(key) for key in ("spares", "drain_timeout") if key in settings}
         self._routes = settings.pop("routes", True)
-        self.fleet = ProcessFleet(model, **settings)
+        # Whoever survives alone has a place for every stream: a pause shall be the repair's, not a queue's.
+        self.fleet = ProcessFleet(model, **{"max_batch_size": 64, **settings})
         self.policy = Policy(**policy)
         self._redis_url = redis_url
         self._ep_size = ep_size
