@@ -360,7 +360,8 @@ def test_whatever_happens_a_group_comes_back(
         elif name and what == "rest":
             world.tell(gs.Word(name, world.state.epoch, Mood.RESTING, busy=True))
         elif name and what == "refuse":
-            world.tell(gs.Refused(name, world.state.epoch, Obstacle.OTHER, "no"))
+            obstacle = Obstacle.UNREADABLE if number > 6 else Obstacle.OTHER
+            world.tell(gs.Refused(name, world.state.epoch, obstacle, "no"))
     world.slow = False
     while world.todo:
         world.act()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shoal.cluster.checkpoint.make import make_checkpoint
-from tests.e2e.served import Client, Served, serving
+from tests.e2e.served import Client, Served, serving, small_disk
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +19,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Redis, Ray, two expert-parallel workers and a router, behind a real socket."""
-    with serving(tiny_model, tmp_path_factory.mktemp("cluster"), RAY_AUTH_MODE="disabled") as served:
+    """Redis, Ray, two expert-parallel workers and a router, behind a real socket; it may be broken on purpose."""
+    with (
+        small_disk(tmp_path_factory.mktemp("cluster")) as state_dir,
+        serving(tiny_model, state_dir, ("cluster.chaos=true",), RAY_AUTH_MODE="disabled") as served,
+    ):
         served.wait_until_ready()
         yield served
 

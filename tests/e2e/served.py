@@ -21,6 +21,9 @@ from shoal.cluster.runfile import RunFile
 from shoal.proto.v1 import inference_pb2 as pb
 from shoal.proto.v1 import inference_pb2_grpc, worker_pb2, worker_pb2_grpc
 
+OWN_DISK = os.geteuid() == 0
+"""Whether a file system of its own can be made here."""
+
 START = 120.0
 """Seconds that a busy machine may take from the command to the first request served."""
 
@@ -55,7 +58,6 @@ class Served:
             "worker.kv_tokens=8192",
             "router.http_port=0",
             "router.metrics_port=0",
-            "router.migration_seconds=180",  # a busy machine may start Ray for longer than a minute
             "cluster.log_level=debug",
             "worker.threads=1",
             *more_settings,
@@ -211,3 +213,17 @@ def serving(
         yield served
     finally:
         served.kill()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """The folder as a file system of its own, where that can be made, so that it can be filled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not OWN_DISK:
+        yield folder
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192m,mode=700", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

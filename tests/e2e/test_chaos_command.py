@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import subprocess
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from shoal.cluster.commands.status import read_registry
 from tests.chaos.listener import Listener
 from tests.chaos.serve import whole_again
-from tests.e2e.served import Served, serving
+from tests.e2e.served import OWN_DISK, Served
 
 STREAMS, TOKENS = 8, 96
-ALLOWED = ("cluster.chaos=true", "worker.kv_tokens=32768", "router.registry_poll=0.1")
 
 
 def names(served: Served) -> list[str]:
@@ -76,40 +71,16 @@ async def broken(served: Served, faults: Sequence[Sequence[str]]) -> None:
     assert [] == load.wrong
 
 
-async def test_what_happens_to_workers_and_redis_costs_no_stream(tiny_model: Path, tmp_path: Path) -> None:
+async def test_what_happens_to_workers_and_redis_costs_no_stream(cluster: Served) -> None:
     """kill, stop, delay, drop, corrupt, redis: every stream ends, and says what it says undisturbed."""
-    with serving(tiny_model, tmp_path / "state", ALLOWED, RAY_AUTH_MODE="disabled") as served:
-        served.wait_until_ready()
-        faults = (
-            ("delay", "--seconds", "2", "--amount", "0.05"), ("corrupt",), ("drop", "--seconds", "3"), ("kill",),
-            ("stop", "--seconds", "30"), ("redis", "--seconds", "3"),
-        )  # fmt: skip
-        await broken(served, faults)
+    faults = (
+        ("delay", "--seconds", "2", "--amount", "0.05"), ("corrupt",), ("drop", "--seconds", "3"), ("kill",),
+        ("stop", "--seconds", "30"), ("redis", "--seconds", "3"),
+    )  # fmt: skip
+    await broken(cluster, faults)
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the disk that is filled is one of its own")
-async def test_a_full_disk_costs_no_stream(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not OWN_DISK, reason="needs root: the disk that is filled is one of its own")
+async def test_a_full_disk_costs_no_stream(cluster: Served) -> None:
     """Redis, Ray's control service and the logs cannot write for a while; then they can."""
-    with small_disk(tmp_path / "disk") as disk, serving(tiny_model, disk, ALLOWED, RAY_AUTH_MODE="disabled") as served:
-        served.wait_until_ready()
-        await broken(served, (("disk", "--seconds", "3"),))
-
-
-def test_the_cluster_says_whether_it_may_be_broken(cluster: Served) -> None:
-    """Whatever settings the command is given: one that was started without cluster.chaos breaks nothing."""
-    for fault in ("kill", "stop", "delay", "drop", "corrupt", "redis", "disk"):
-        worker = [names(cluster)[0]] if fault not in ("redis", "disk") else []
-        refused = cluster.shoal("chaos", fault, *worker, "--set", "cluster.chaos=true", "--seconds", "0.1")
-        assert 0 != refused.returncode, refused.stdout
-        assert "start the cluster with cluster.chaos = true to break things" in refused.stderr
+    await broken(cluster, (("disk", "--seconds", "3"),))

@@ -88,8 +88,8 @@ class RouterConfig:
     """How long a worker may take to say whether it takes a request."""
     migration_losses: int = 16
     """Most workers that may be lost under one request before it fails; 0: the first loss ends it."""
-    migration_seconds: float = 60.0
-    """Longest time from such a loss to the next token."""
+    migration_seconds: float = 180.0
+    """Longest time from such a loss to the next token; a Ray that starts anew takes a minute on a busy machine."""
     session_ttl_seconds: int = 86_400
     """How long an idle session is kept when the request does not say."""
     max_session_ttl_seconds: int = 30 * 86_400
