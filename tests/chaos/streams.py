@@ -223,7 +223,8 @@ def main() -> None:
         model = make_checkpoint(folder / "tiny", "tiny", seed=1)
         figures = asyncio.run(run(model, folder, options.rounds, options.tokens, options.seed))
     print(figures)
-    add("chaos", figures.rows(), f"streams: {options.rounds} rounds in {figures.seconds:.0f} s; {load_average()}")
+    note = f"two groups of one: {options.rounds} rounds in {figures.seconds:.0f} s; {load_average()}"
+    add("chaos", figures.rows("two groups of one: "), note)
     assert not figures.failed, figures.failed
     assert not figures.different, figures.different
 

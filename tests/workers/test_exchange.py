@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+import traceback
+import types
+from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.distributed.distributed_c10d as c10d
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +19,8 @@ from shoal.workers.errors import ExchangeError
 from shoal.workers.experts.exchange import Exchange, Wish
 from shoal.workers.experts.group_exchange import GroupExchange
 from shoal.workers.experts.placement import Placement
+from shoal.workers.experts.process_group import ProcessGroup
+from shoal.workers.experts.rendezvous import RendezvousServer
 from tests.workers.groups import exchanges, on_ranks
 
 WIDTH, TOP_K, EXPERTS = 16, 2, 6
@@ -107,3 +114,32 @@ def test_a_silent_peer_is_noticed_at_the_deadline() -> None:
     with pytest.raises(ExchangeError):
         ends[0].agree(0, 1, Wish.NONE)
     assert 0.5 < time.monotonic() - start < 10
+
+
+def frames_of(error: BaseException | None) -> Iterator[types.FrameType]:
+    """Whatever an exception keeps alive, of its causes too."""
+    while error is not None:
+        yield from (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_no_failed_collective_holds_its_group(told: bool) -> None:
+    """A peer is silent: the wait ends as soon as this rank is told that the epoch is over, or at the deadline. Whoever
+    holds the group last waits for gloo's threads, and that must not be whoever catches the error."""
+    port = RendezvousServer("127.0.0.1")
+    over, timeout = threading.Event(), 60.0 if told else 0.5
+
+    def join(rank: int) -> ProcessGroup:
+        place = ("127.0.0.1", port.port, f"held/{told}")
+        return ProcessGroup(*place, rank, 2, timeout, torch.device("cpu"), over=over.is_set)
+
+    group, silent = on_ranks(2, join)
+    if told:
+        threading.Timer(0.3, over.set).start()
+    with pytest.raises(ExchangeError, match="the epoch is over" if told else "failed") as caught:
+        group.all_gather(torch.zeros(1))
+    held = [type(value) for frame in frames_of(caught.value) for value in frame.f_locals.values()]
+    assert c10d.ProcessGroupGloo not in held
+    silent.close()
+    group.close()

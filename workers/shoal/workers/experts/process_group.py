@@ -103,7 +103,12 @@ class ProcessGroup:
                     raise ExchangeError(f"{what} was left: the epoch is over")
             work.wait()
         except RuntimeError as error:
-            raise ExchangeError(f"{what} failed: {str(error).splitlines()[0][:200]}") from error
+            cause = error.with_traceback(None)
+            raise ExchangeError(f"{what} failed: {str(error).splitlines()[0][:200]}") from cause
+        finally:
+            # Whoever lets go of a group last waits for gloo's threads, up to the deadline of what they wait for. That
+            # is `close`'s thread, never one in which an exception's frames still held the group.
+            del group
 
     @staticmethod
     def _done(work: Any) -> bool:
