@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import helm_python
 import pytest
+import yaml
 
 from tests.chart import crd, rules, schemas
 from tests.chart.pod_security import violations
@@ -144,3 +147,13 @@ def test_names_that_yaml_takes_for_something_else_stay_names(name: str, namespac
     assert set() == {p for m in manifests for p in schemas.problems(m, "1.30")}
     assert [] == list(rules.problems(manifests, rules.named_outside(EVERYTHING)))
     assert {namespace} == {m["metadata"]["namespace"] for m in manifests if m["kind"] != "PersistentVolume"}
+
+
+def test_chart_images_and_compose_are_of_one_version() -> None:
+    """The product's own: an image without a tag is the chart's appVersion."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (version, version) == (chart["version"], chart["appVersion"])
+    for name in ("compose.yaml", "Dockerfile"):
+        tags = re.findall(r"shoal-(?:router|worker):([0-9.]+)", (ROOT / "deploy" / name).read_text())
+        assert {version} == set(tags), name

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tests.chart.pod_security import violations
-from tests.chart.rendering import pod_templates, render, the
+from tests.chart.rendering import CHART, pod_templates, render, the
 
 
 def ray(**values: object) -> dict[str, Any]:
@@ -169,3 +170,17 @@ def test_workers_kept_prepared_have_pods_too() -> None:
     """Without a place for them a group would never be complete, and its start fail."""
     wanted = {"expertParallel": {"size": 4}, "worker": {"ranksPerPod": 2}, "config": {"cluster": {"spares": 2}}}
     assert [3] == [group["replicas"] for group in ray(**wanted)["workerGroupSpecs"]]
+
+
+def test_ray_is_the_user_of_an_external_redis_that_is_said() -> None:
+    """A server with an ACL may have closed its default user."""
+    external = {"address": "redis.example:6380", "username": "shoal"}
+    values = {"redis": {"mode": "external", "existingSecret": "r", "external": external}}
+    assert {"value": "shoal"} == ray(**values)["gcsFaultToleranceOptions"]["redisUsername"]
+    assert "redisUsername" not in ray()["gcsFaultToleranceOptions"]
+
+
+def test_kuberay_is_told_the_ray_that_is_in_the_image() -> None:
+    """It decides by it what the cluster understands."""
+    lock = (CHART.parents[1] / "requirements/worker.lock").read_text()
+    assert [ray()["rayVersion"]] == re.findall(r"^ray==(\S+)", lock, re.MULTILINE)
