@@ -269,8 +269,10 @@ def checkpoint(model: str, hashes: bool) -> Finding:
         return Finding(
             "checkpoint", WRONG, f"{model} is not a directory", "set cluster.model to the published directory"
         )
-    from shoal.workers.checkpoint import CheckpointError, open_checkpoint
-
+    try:
+        from shoal.workers.checkpoint import CheckpointError, open_checkpoint
+    except ModuleNotFoundError:
+        return _for_a_router(Path(model))
     try:
         with open_checkpoint(model) as opened:
             shape = f"{opened.config.num_layers} layers, {opened.config.num_experts} experts"
@@ -286,3 +288,11 @@ def checkpoint(model: str, hashes: bool) -> Finding:
     if done.returncode:
         return Finding("checkpoint", WRONG, "".join(last), "fetch what differs again")
     return Finding("checkpoint", WELL, f"{shape}; {''.join(last)}")
+
+
+def _for_a_router(model: Path) -> Finding:
+    """Where no worker can run: whether there is what a router reads."""
+    missing = [name for name in ("config.json", "tokenizer.json") if not (model / name).is_file()]
+    if missing:
+        return Finding("checkpoint", WRONG, f"{model} lacks {' and '.join(missing)}", "fetch it again")
+    return Finding("checkpoint", WELL, "what a router reads is there; weights are looked at where a worker could run")
