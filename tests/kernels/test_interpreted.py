@@ -11,10 +11,17 @@ FOLDER = Path(__file__).parent / "interpreted"
 
 
 def test_kernels_equal_their_twins_in_the_interpreter() -> None:
-    """In a process of their own: Triton decides once, when it is imported, to interpret and never to compile."""
+    """In processes of their own, two side by side: Triton decides once, when it is imported, to interpret and never to
+    compile."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+    files = sorted(map(str, FOLDER.glob("test_*.py")))
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *share],
+            cwd=FOLDER.parents[2], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for share in (files[::2], files[1::2])
+    ]  # fmt: skip
+    said = [process.communicate(timeout=900)[0] for process in running]
 
-    done = subprocess.run(command, cwd=FOLDER.parents[2], env=environment, capture_output=True, text=True, timeout=900)
-
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert [process.returncode for process in running] == [0, 0], "\n".join(said)

@@ -67,6 +67,13 @@ def alone(path: Path) -> list[list[int]]:
     return [run(make_engine(path, **FEW), request)[0] for request in requests()]
 
 
+def test_the_cpus_kernels_choose_the_same(path: Path, alone: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another class of kernels rounds elsewhere, but means the same model: every norm is the one of its own layer."""
+    monkeypatch.setenv(target.OVERRIDE, "torch")
+
+    assert alone == run(make_engine(path, **FEW), *requests())
+
+
 def test_neighbours_recordings_and_overlap_decide_nothing(path: Path, alone: list[list[int]]) -> None:
     """All at once in chunks, then in recorded steps that choose on the device and begin before the host knows what."""
     assert alone == run(make_engine(path, sampler="device", graphs=True, overlap=True, **FEW), *requests())
