@@ -73,6 +73,8 @@ def run_checks(name: str, interpret: bool, tell: Teller) -> None:
             message = traceback.format_exc(limit=-3)
         said = {"message": message} if message else {"value": value}
         tell.check(check.__name__, not message, **said, seconds=round(time.perf_counter() - start, 2))
+        if setting.large:
+            torch.cuda.synchronize()  # raises where a kernel went astray: what came after it would say nothing
 
 
 def timed(name: str, until: float, folder: Path | None) -> Iterator[dict[str, Any]]:
