@@ -72,7 +72,8 @@ class Place:
 
     def environment(self, container: dict[str, Any], **more: str) -> dict[str, str]:
         """The container's variables, and what fields of the pod say."""
-        fields = {"status.podIP": self.ip, "metadata.name": f"fish-shoal-{self.ip.rpartition('.')[2]}"}
+        fields = {"status.podIP": self.ip, "metadata.name": f"fish-shoal-{self.ip.rpartition('.')[2]}",
+                  "metadata.labels['ray.io/node-type']": "head"}  # fmt: skip
         made = {}
         for variable in container.get("env", []):
             value = variable.get("value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import Any
 
 from tests.chart.pod_security import violations
@@ -101,6 +102,20 @@ def test_the_start_hook_never_gives_up() -> None:
     [hook] = [word for word in ray()["headGroupSpec"]["template"]["spec"]["containers"][0]["lifecycle"]["postStart"]
               ["exec"]["command"] if "controller" in word]  # fmt: skip
     assert "--keep-trying" in hook
+
+
+def test_no_controller_is_started_where_kuberay_clears_redis() -> None:
+    """It does so in a pod made of the head's template, hooks included, with too little memory for a second program."""
+    [head] = ray()["headGroupSpec"]["template"]["spec"]["containers"]
+    [kind] = [v for v in head["env"] if v["name"] == "SHOAL_NODE_TYPE"]
+    assert "metadata.labels['ray.io/node-type']" == kind["valueFrom"]["fieldRef"]["fieldPath"]
+    *shell, line = head["lifecycle"]["postStart"]["exec"]["command"]
+    told = [
+        subprocess.run([*shell, line.partition(" >")[0].replace("shoal ", "echo started ")], check=True, text=True,
+                       capture_output=True, env={"SHOAL_NODE_TYPE": kind}).stdout
+        for kind in ("head", "redis-cleanup")
+    ]  # fmt: skip
+    assert [True, False] == ["started" in words for words in told]
 
 
 def test_ray_believes_the_ca_of_an_external_redis() -> None:
