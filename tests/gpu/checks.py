@@ -54,6 +54,19 @@ def same(name: str, expected: Tensor, found: Tensor) -> float:
     return float(found.numel())
 
 
+def recorded(s: Setting, work: Callable[[], None]) -> Callable[[], None]:
+    """What does `work` again over the same tensors: a CUDA graph, or without a GPU the work itself."""
+    work()  # compiles, and takes memory that stays
+    if s.device == "cpu":
+        return work
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
 def row_operations_are_right(s: Setting) -> float:
     """Norm and rope against their twins."""
     width = s.size(2880, 96)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
 import torch
+from torch import Tensor
 
 from shoal.kernels import _moe_matmul, _norm, _routing, _schedule, moe_matmul, mxfp4, mxfp8
 from shoal.kernels.chips import MoeTile, chip_for
@@ -16,7 +17,7 @@ from shoal.kernels.fragments import permute
 from shoal.kernels.mxfp4 import ExpertWeights
 from shoal.kernels.mxfp8 import Bf16Weights, Mxfp8Weights
 from shoal.kernels.routing import combine_torch, route_torch
-from tests.gpu.checks import Check, Setting, error, same
+from tests.gpu.checks import Check, Setting, error, recorded, same
 from tests.kernels import reference
 from tests.kernels.cases import Cases
 
@@ -166,6 +167,36 @@ def few_and_many_tokens_are_ordered(s: Setting) -> float:
     return found
 
 
+def a_recording_follows_the_routing(s: Setting) -> float:
+    """Recorded with all tokens at the same experts, replayed with them elsewhere, one nowhere: rows and loads."""
+    experts, width, count = s.size(32, 6), s.size(2880, 64), 0.0
+    up, down = (permute(s.cases(n).experts(experts, rows, width)) for n, rows in ((30, 2 * width), (31, width)))
+    slot_of = torch.arange(experts, dtype=torch.int32, device=s.device)
+    for tokens in (s.size(16, 3), s.size(300, 70)):  # ordered by one program, and by many
+        x, ids = s.cases(32).normal(tokens, width), torch.zeros(tokens, 4, dtype=torch.int32, device=s.device)
+        ids += torch.arange(4, dtype=torch.int32, device=s.device)
+        loads, out = torch.zeros(experts, dtype=torch.int64, device=s.device), x.new_zeros(tokens * 4, width)
+
+        def rows(x: Tensor = x, ids: Tensor = ids, loads: Tensor = loads) -> Tensor:
+            plan = _schedule.arrange(ids, slot_of, loads)
+            h = _moe_matmul.gate_up(x, plan.rows, plan.offsets, up, limit=LIMIT, alpha=ALPHA, schedule=plan.schedule)
+            return _moe_matmul.down(h, plan.offsets, down, places=plan.places, schedule=plan.schedule)
+
+        def work(out: Tensor = out, rows: Callable[[], Tensor] = rows) -> None:
+            out.copy_(rows())
+
+        replay = recorded(s, work)
+        logits = Cases(33, torch.float32, s.device).normal(tokens, experts)
+        ids.copy_(_routing.route(logits, 4, torch.tensor([tokens - 1], device=s.device))[0])
+        loads.zero_()
+        replay()
+        counted, served = loads.clone(), 4 * (tokens - 1)
+        expected = rows()
+        count += same("rows", expected[:served], out[:served])
+        same("loads", torch.bincount(ids[ids >= 0].long(), minlength=experts), counted)
+    return count
+
+
 def rows_are_combined(s: Setting) -> float:
     """In top-k order with the residual, in fp32 bit for bit; then with the next layer's norm."""
     width = s.size(2880, 96)
@@ -193,5 +224,6 @@ ALL: tuple[Check, ...] = (
     moe_tiles_agree,
     far_experts_are_reached,
     few_and_many_tokens_are_ordered,
+    a_recording_follows_the_routing,
     rows_are_combined,
 )

@@ -10,6 +10,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.gpu.moe_timing import ALPHA, BATCHES, EXPERT_BYTES, LIMIT, WORKS, Lay
 from tests.gpu.stopwatch import microseconds
 
 NAME = "triton_kernels"
+MODELS = (("20b", 32), ("120b", 128))  # experts of a layer
 CLOSE = 0.02  # root mean square of the difference by that of our own: bf16 in another order of summing
 
 
@@ -41,12 +43,13 @@ class Peer:
         experts, rows, groups, _ = w.blocks.shape
         values = w.blocks.view(experts, rows, groups * 16).transpose(1, 2)
         t, make = self._tensor, self._layout
-        order = _pair(make.make_default_matmul_mxfp4_w_layout(mx_axis=1))
-        scale_order = _pair(make.make_default_matmul_mxfp4_w_scale_layout(mx_axis=1, num_warps=8))
+        order = _layout(make.make_default_matmul_mxfp4_w_layout)
+        scale_order = _layout(make.make_default_matmul_mxfp4_w_scale_layout, num_warps=8)
         laid = t.convert_layout(t.wrap_torch_tensor(values, dtype=t.FP4), order[0], **order[1])
-        scales = t.wrap_torch_tensor(w.scales.transpose(1, 2))
-        precision = self._matmul.PrecisionConfig(b_mx_scale=t.convert_layout(scales, scale_order[0], **scale_order[1]))
-        return laid, w.bias.float(), precision
+        scales = t.convert_layout(t.wrap_torch_tensor(w.scales.transpose(1, 2)), scale_order[0], **scale_order[1])
+        config = self._matmul.PrecisionConfig
+        said = {"b_microblock_size": 32} if "b_microblock_size" in {f.name for f in fields(config)} else {}
+        return laid, w.bias.float(), config(b_mx_scale=scales, **said)
 
     def call(self, work: Work) -> Callable[[], Tensor]:
         """Both matmuls of one batch, its order made before, as ours is."""
@@ -68,9 +71,13 @@ class Peer:
         return run
 
 
-def _pair(made: Any) -> tuple[Any, dict[str, Any]]:
-    """A layout and its options, whichever way this version of the package gives them."""
-    return made if isinstance(made, tuple) else (made, {})
+def _layout(make: Callable[..., Any], **options: int) -> tuple[Any, dict[str, Any]]:
+    """A layout and its options: newer versions count axes from the end, older ones from the front, and give both."""
+    made = make(mx_axis=-2, **options)
+    if not isinstance(made, tuple):
+        return made, {}
+    layout, more = make(mx_axis=1, **options)
+    return layout, more
 
 
 def difference(expected: Tensor, found: Tensor) -> float:
@@ -89,11 +96,11 @@ def rows(until: float, folder: Path | None) -> Iterator[dict[str, Any]]:
     except Exception as error:  # it may be there and not fit this Triton
         yield {"case": NAME, "skipped": f"left out: {type(error).__name__}: {error}"}
         return
-    for name, experts in (("20b", 32), ("120b", 128)):
+    for name, experts in MODELS:
         layers = [Layer.random(seed, experts) for seed in range(2)]
         try:
             peers = [Peer(layer) for layer in layers]
-            for batch in (*BATCHES[::2], BATCHES[-1]):
+            for batch in dict.fromkeys((*BATCHES[::2], BATCHES[-1])):
                 if time.monotonic() > until:
                     yield {"case": f"{name} batch {batch} and more", "skipped": "the time given was over"}
                     break
