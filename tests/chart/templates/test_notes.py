@@ -25,6 +25,15 @@ def test_whoever_closed_the_door_is_told_how_to_make_a_key() -> None:
     assert "shoal keys create" not in notes()
 
 
+def test_the_commands_work_behind_a_closed_door_too() -> None:
+    """A chat and the test need a key, where keys are asked for."""
+    closed = {"auth": {"required": True}}
+    assert "env SHOAL_API_KEY=" in notes(closed)
+    assert "test.apiKeySecret" in notes(closed)
+    assert "test.apiKeySecret" not in notes(closed | {"test": {"apiKeySecret": "key"}})
+    assert [] == [word for word in ("SHOAL_API_KEY", "apiKeySecret") if word in notes()]
+
+
 def test_an_open_door_is_told() -> None:
     """Whoever installs without TLS or credentials is told so, and nobody else."""
     assert "in the clear" in notes()
