@@ -34,7 +34,7 @@ from tests.gpu.parts import Part, launch  # noqa: E402  the line above decides w
 from tests.gpu.telling import Teller, Told  # noqa: E402  as above
 
 CHECKS = "checks "
-PARTS = {  # by the record that they write to, in the order in which they are wanted
+PARTS = {  # by the record that they write to
     "gpu-moe": (Part(f"{CHECKS}experts", 120, 20), Part("experts", 170, 40), Part("triton_kernels", 110, 40)),
     "gpu-kernels": (
         Part(f"{CHECKS}attention", 100, 20),
