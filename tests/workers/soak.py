@@ -12,12 +12,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shoal.cluster.checkpoint.make import make_checkpoint
 from shoal.workers.engine.engine import Engine
+from shoal.workers.engine.output import Output
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey, StopParams
 from shoal.workers.model.sampling import SamplingParams
 from tests.workers.engines import make_engine, random_tokens, run
@@ -74,6 +76,7 @@ class Soak:
     """Tokens are chosen on the device, steps overlap; instead of guesses."""
     counts: Counter[str] = field(default_factory=Counter)
     _engine: Engine | None = None
+    _heard: dict[SequenceKey, list[Output]] = field(default_factory=dict)
     _solo: dict[tuple[int, int], list[int]] = field(default_factory=dict)
 
     def run(self, requests: int) -> None:
@@ -97,8 +100,7 @@ class Soak:
                 self.counts["submitted"] += 1
             if alive and chance.random() < 0.03:
                 engine.cancel(chance.choice(alive)[1].key.request_id)
-            if engine.has_work:
-                engine.step()
+            self._hear(engine.step().outputs if engine.has_work else engine.tell())
             if chance.random() < 0.05:
                 engine.check_integrity()
             for kind, s in [a for a in alive if a[1].finish]:
@@ -106,6 +108,14 @@ class Soak:
                 self._check(kind, s)
         engine.check_integrity()
         self._count(engine)
+
+    def _hear(self, outputs: Iterable[Output]) -> None:
+        """Every token is told once and in order, and the end last."""
+        for output in outputs:
+            heard = self._heard.setdefault(output.sequence.key, [])
+            assert not heard or heard[-1].finish is None, f"{output.sequence.key} goes on behind its end"
+            assert output.offset == sum(o.token is not None for o in heard), f"{output.sequence.key}: a gap"
+            heard.append(output)
 
     def _make(self, **options: Any) -> Engine:
         return make_engine(self.path, sampler="device" if self.overlap else "host", **options)
@@ -118,6 +128,8 @@ class Soak:
         self.counts[s.finish.name.lower()] += 1
         if s.finish is Finish.CANCELLED:
             expected = expected[: len(generated)]
+        told = [o.token.id for o in self._heard.pop(s.key) if o.token is not None]
+        assert told == generated, f"recipe {kind}: told {told} of {generated}"
         assert generated == expected, (
             f"recipe {kind} choice {s.key.choice} (seed {self.seed}): {generated} != {expected}"
         )

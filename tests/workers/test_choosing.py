@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from shoal.kernels import target as targets
 from shoal.workers.config import WorkerConfig
-from shoal.workers.engine.engine import Output
+from shoal.workers.engine.engine import Engine
 from shoal.workers.engine.masks import Bits, Masks
+from shoal.workers.engine.output import Output
 from shoal.workers.engine.sequence import Sequence, StopParams
 from shoal.workers.errors import ConfigError
-from shoal.workers.model.sampling import SamplingParams
+from shoal.workers.model.sampling import Sampled, SamplingParams
 from tests.workers.engines import GREEDY, make_engine, random_tokens, run, sequence
 
 WAYS = {
@@ -61,6 +63,28 @@ def test_both_tell_the_same(tiny: Path) -> None:
     (host, known), (device, found_too) = told
     assert host == device
     np.testing.assert_allclose(known, found_too, atol=2e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"sampler": "device", "overlap": True}])
+def test_the_prompt_is_told_once(tiny: Path, options: dict[str, Any]) -> None:
+    """Who is preempted, in its prompt or behind it, computes it again, and tells each log-probability once."""
+
+    def told(**sizes: int) -> tuple[list[Sampled], Engine]:
+        engine = make_engine(tiny, batch_tokens=16, block_size=8, **sizes, **options)
+        made = [sequence(random_tokens(20 + 8 * n, 1000, n), name=f"r{n}", max_tokens=50) for n in range(3)]
+        outputs: list[Output] = []
+        for s in made:
+            s.prompt_logprobs = True
+            engine.submit(s)
+        while engine.has_work:
+            outputs += engine.step().outputs
+        engine.check_integrity()
+        return [p for s in made for o in outputs if o.sequence is s for p in o.prompt], engine
+
+    (expected, roomy), (found, narrow) = told(kv_tokens=2048), told(kv_tokens=96)
+    assert [0, True] == [roomy.counters.preemptions, narrow.counters.preemptions > 0]
+    assert [token for n in range(3) for token in random_tokens(20 + 8 * n, 1000, n)[1:]] == [p.id for p in expected]
+    assert expected == found
 
 
 @pytest.mark.parametrize("sampler", ["host", "device"])

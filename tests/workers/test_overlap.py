@@ -132,12 +132,14 @@ def test_a_cancelled_sequence_is_not_told_of(tiny: Path) -> None:
     engine.submit(second)
     for _ in range(4):
         engine.step()
-    (ended,) = engine.cancel("r1")
+    engine.cancel("r1")
     known = first.num_generated
+    ended, *more = engine.step().outputs
     while engine.has_work:
-        assert all(output.sequence is second for output in engine.step().outputs)
+        more += engine.step().outputs
 
-    assert (Finish.CANCELLED, known) == (ended.finish, first.num_generated)
+    assert all(output.sequence is second for output in more)
+    assert (first, Finish.CANCELLED, known) == (ended.sequence, ended.finish, first.num_generated)
     assert expected == [second.tokens[20:]]
     engine.check_integrity()
 
@@ -184,6 +186,40 @@ def test_a_step_that_could_not_begin_leaves_the_one_before(
     assert list(range(12)) == [o.offset for o in told]
     assert expected == [made.tokens[20:]]
     engine.check_integrity()
+
+
+def test_a_cancel_is_told_behind_what_was_chosen(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step landed the one before and failed; who is cancelled then has its tokens told first, its end last."""
+    engine, _ = slow(tiny)
+    engine.submit(made := sequence(random_tokens(20, 1000, 1), max_tokens=12))
+    told = [o for _ in range(3) for o in engine.step().outputs]
+
+    def broken(*_: object) -> Tensor:
+        raise ExchangeError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "forward", broken)
+        with pytest.raises(ExchangeError):
+            engine.step(Wish.CANARY)
+    assert made.num_generated > len(told)
+    engine.cancel("r")
+    told += engine.tell()
+    assert [(n, None) for n in range(3)] + [(3, Finish.CANCELLED)] == [(o.offset, o.finish) for o in told]
+    assert () == engine.tell() == engine.step().outputs
+
+
+def test_who_hung_up_is_told_nothing_more(tiny: Path) -> None:
+    """Neither its end nor what came before it; others hear of theirs."""
+    engine, _ = slow(tiny)
+    for name in "ab":
+        engine.submit(made := sequence(random_tokens(20, 1000, 1), name=name, max_tokens=12))
+        made.stream = name
+    for _ in range(3):
+        engine.step()
+    engine.cancel("a")
+    engine.cancel("b")
+    engine.forget_stream("b")
+    assert ["a"] == [output.sequence.stream for output in engine.tell()]
 
 
 def test_nothing_overtakes_where_it_must_not(tiny: Path) -> None:

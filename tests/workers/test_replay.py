@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shoal.proto.v1.constraint_pb2 import GRAMMAR_KIND_JSON_SCHEMA, Constraint
 from shoal.workers.constraint.compiler import ConstraintCompiler
-from shoal.workers.engine.engine import Engine, Output
+from shoal.workers.engine.engine import Engine
+from shoal.workers.engine.output import Output
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey, StopParams
 from shoal.workers.model.sampling import Sampled, SamplingParams
 from shoal.workers.model.token_bytes import read_token_bytes

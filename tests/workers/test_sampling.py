@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -83,9 +84,22 @@ def test_logprobs_are_of_the_whole_distribution() -> None:
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 200_000))
 def test_a_place_always_draws_the_same_number(seed: int, choice: int, position: int) -> None:
-    """Numbers depend on (seed, choice, position) alone and lie in [0, 1)."""
-    assert uniform(seed, choice, position) == uniform(seed, choice, position)
-    assert 0.0 <= uniform(seed, choice, position) < 1.0
+    """Numbers depend on (seed, choice, position) alone and lie in [0, 1), as its own generator draws."""
+    key = np.array([seed, choice], dtype=np.uint64)  # a plain list would pass through float64
+    own = np.random.Philox(key=key, counter=np.array([position, 0, 0, 0], dtype=np.uint64))
+    found = uniform(seed, choice, position)
+    assert np.random.Generator(own).random() == found
+    uniform(seed ^ 1, choice, position + 1)
+    assert found == uniform(seed, choice, position)
+    assert 0.0 <= found < 1.0
+
+
+def test_threads_draw_by_themselves() -> None:
+    """Eight at once draw what one does."""
+    places = [(seed, choice, 100 * seed) for seed in range(200) for choice in range(8)]
+    expected = [uniform(*place) for place in places]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(expected == found for found in pool.map(lambda _: [uniform(*p) for p in places], range(8)))
 
 
 def test_numbers_are_independent_of_their_neighbours() -> None:

@@ -12,7 +12,8 @@ import pytest
 from shoal.proto.v1 import constraint_pb2 as pb
 from shoal.workers.checkpoint import open_checkpoint
 from shoal.workers.constraint.compiler import ConstraintCompiler
-from shoal.workers.engine.engine import Engine, Output
+from shoal.workers.engine.engine import Engine
+from shoal.workers.engine.output import Output
 from shoal.workers.engine.sequence import Finish, Sequence, StopParams
 from shoal.workers.model.sampling import SamplingParams
 from shoal.workers.model.token_bytes import read_token_bytes

@@ -22,7 +22,8 @@ import structlog
 
 from shoal.proto.v1 import watch_pb2
 from shoal.proto.v1 import worker_pb2 as pb
-from shoal.workers.engine.engine import Engine, Output
+from shoal.workers.engine.engine import Engine
+from shoal.workers.engine.output import Output
 from shoal.workers.engine.sequence import Finish, Sequence
 from shoal.workers.errors import ExchangeError, NotReadyError, StaleAttemptError, UnfitError
 from shoal.workers.experts.alarm import Alarm
@@ -201,9 +202,9 @@ class EngineLoop:
         engine = self.engine
         try:
             while not self._abandoned:
-                ended = self._drain()
+                self._drain()
                 result = engine.step(self._wishes())
-                self._publish((*ended, *result.outputs), result.step)
+                self._publish(result.outputs, result.step)
                 if Wish.PAUSE in result.wishes:
                     self._rest(State.PAUSED, "the group rests until its next epoch")
                     return
@@ -252,7 +253,8 @@ class EngineLoop:
                     self._resumed = False
                     self.state, self.why = State.SERVING, ""
                     break
-            self._publish(tuple(self._drain()), self.engine.next_step)
+            self._drain()
+            self._publish(self.engine.tell(), self.engine.next_step)
             if give_up is not None and self._open and time.monotonic() > give_up:
                 give_up = None
                 why = f"no new epoch within {self._patience:g} s after: {self.why}"
@@ -263,19 +265,18 @@ class EngineLoop:
         self._post.announce()
         return True
 
-    def _drain(self) -> list[Output]:
+    def _drain(self) -> None:
         """Take everything that arrived since the last step."""
-        ended: list[Output] = []
         while not self._inbox.empty():
             item = self._inbox.get()
             if isinstance(item, Sequence):
                 self.engine.submit(item)
             elif isinstance(item, pb.Cancel):
                 choice = item.choice if item.HasField("choice") else None
-                ended += self.engine.cancel(item.request_id, item.attempt, choice)
+                self.engine.cancel(item.request_id, item.attempt, choice)
             else:
                 self.engine.forget_stream(item)
-        return ended + self.engine.expire(time.time())
+        self.engine.expire(time.time())
 
     def _publish(self, outputs: tuple[Output, ...], step: int) -> None:
         """One message per router and step, built on the server's thread while the next step runs."""
@@ -301,9 +302,10 @@ class EngineLoop:
         self._rest(State.ENDED, why)
 
     def _refuse_all(self, why: str, reason: pb.RefusalReason.ValueType) -> None:
-        """Close the gate and refuse everything that was taken."""
+        """Close the gate and refuse everything that was taken, behind what is known of it already."""
         with self._gate:
             self._open, self.why = False, why
+        self._publish(self.engine.tell(), self.engine.next_step)
         left = self.engine.drop_all()
         while not self._inbox.empty():
             item = self._inbox.get()

@@ -8,7 +8,7 @@ from itertools import accumulate
 from shoal.proto.v1 import kv_pb2 as kv_pb
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.workers.constraint.cursor import Cursor
-from shoal.workers.engine.engine import Output
+from shoal.workers.engine.output import Output
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey, StopParams
 from shoal.workers.errors import RequestError
 from shoal.workers.kv.manager import KvManager

@@ -15,8 +15,8 @@ def wanted_rows(work: Work) -> range:
     """Which of the work's tokens need logits: those that a new token is sampled after, and, where the prompt's
     log-probabilities are asked for, those inside it. Positions in the sequence."""
     sequence, start = work.sequence, work.sequence.started
-    end = start + work.tokens
-    return range(start if sequence.prompt_logprobs else max(start, sequence.length - 1), end)
+    first = sequence.prompt_told - 1 if sequence.wants_prompt else sequence.length - 1
+    return range(max(start, first), start + work.tokens)
 
 
 def step_ints(work: Seq[Work], block_size: int, chosen: Mapping[int, int] | None = None) -> StepInts:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from shoal.workers.engine.drafts import NgramIndex
 from shoal.workers.engine.loads import Loads
+from shoal.workers.engine.output import Counters, Output, StepResult
 from shoal.workers.engine.runner import Flight, Result, Runner
 from shoal.workers.engine.scheduler import Demand, Limits, Plan, plan_step
 from shoal.workers.engine.sequence import Finish, Sequence, SequenceKey
@@ -18,44 +19,6 @@ from shoal.workers.experts.exchange import Exchange, Wish
 from shoal.workers.kv.manager import NO_HIT, Blocks, CopyBlock, Hit, KvManager
 from shoal.workers.model.decoder import Decoder
 from shoal.workers.model.model import Model
-from shoal.workers.model.sampling import Sampled
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One new token of one sequence, or its end without one (cancelled)."""
-
-    sequence: Sequence
-    offset: int
-    token: Sampled | None
-    finish: Finish | None
-    prompt: tuple[Sampled, ...] = ()  # log-probabilities of prompt tokens, from the second on, where asked for
-    looping: bool = False  # the sequence repeats itself endlessly
-    why: str = ""  # of a dead end
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one step did. `idle`: no rank had work, so all may sleep. `wishes`: what some rank asked of all; with
-    PAUSE among them the step was not run. `outputs` may be those of the step before, or of both."""
-
-    step: int
-    outputs: tuple[Output, ...]
-    idle: bool
-    wishes: Wish
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the start."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    preemptions: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +57,7 @@ class Engine:
     _ngrams: dict[SequenceKey, NgramIndex] = field(default_factory=dict)
     _runner: Runner = field(init=False)
     _flying: Flight | None = None  # launched, chosen from, not committed
-    _untold: list[Output] = field(default_factory=list)  # committed; also by a step that then failed
+    _untold: list[Output] = field(default_factory=list)  # in order; also what a step that then failed had committed
 
     def __post_init__(self) -> None:
         self._runner = Runner(self.model, self.decoder)
@@ -136,24 +99,22 @@ class Engine:
         self.kv.keep_tails(sequence.tables, (*sequence.marks, sequence.prompt_length))
         self.waiting.append(sequence)
 
-    def cancel(self, request_id: str, attempt: int | None = None, choice: int | None = None) -> list[Output]:
+    def cancel(self, request_id: str, attempt: int | None = None, choice: int | None = None) -> None:
         """End a request's choices now: all, or those of one `attempt` or `choice`. Unknown names end nothing."""
-        ended = [
+        self._cancel(
             s
             for s in self._all()
             if s.key.request_id == request_id and attempt in (None, s.attempt) and choice in (None, s.key.choice)
-        ]
-        return [self._end(sequence, Finish.CANCELLED) for sequence in ended]
+        )
 
     def forget_stream(self, stream: str) -> None:
         """End every sequence whose listener is gone."""
-        for sequence in [s for s in self._all() if s.stream == stream]:
-            self._end(sequence, Finish.CANCELLED)
+        self._cancel(s for s in self._all() if s.stream == stream)
+        self._untold = [output for output in self._untold if output.sequence.stream != stream]
 
-    def expire(self, now: float) -> list[Output]:
+    def expire(self, now: float) -> None:
         """End every sequence whose deadline (unix seconds) has passed."""
-        late = [s for s in self._all() if s.deadline and s.deadline <= now]
-        return [self._end(sequence, Finish.CANCELLED) for sequence in late]
+        self._cancel(s for s in self._all() if s.deadline and s.deadline <= now)
 
     def step(self, wishes: Wish = Wish.NONE) -> StepResult:
         """One step of the whole group: every rank calls it together.
@@ -175,7 +136,7 @@ class Engine:
             agreed = self.exchange.agree(self.next_step, plan.num_tokens, wishes)
         idle = agreed.total_tokens == 0
         if Wish.PAUSE in agreed.wishes:
-            return StepResult(self.next_step, self._tell(), idle, agreed.wishes)
+            return StepResult(self.next_step, self.tell(), idle, agreed.wishes)
         flight = None if idle else self._launch(plan)
         self.next_step += 1
         self.counters.steps += 1
@@ -185,10 +146,17 @@ class Engine:
             self._flying = flight
             if not (self._overlaps and flight.told_by_device):
                 self._land()
-        return StepResult(self.next_step - 1, self._tell(), idle, agreed.wishes)
+        return StepResult(self.next_step - 1, self.tell(), idle, agreed.wishes)
+
+    def tell(self) -> tuple[Output, ...]:
+        """What became of sequences since the last time, in order; a step tells it by itself."""
+        outputs, self._untold = tuple(self._untold), []
+        return outputs
 
     def drop_all(self) -> list[Sequence]:
-        """Forget every sequence and free its blocks: the exchange broke or the worker stops."""
+        """Forget every sequence and free its blocks: the exchange broke or the worker stops. Who has ended and was not
+        told of is not among them: `tell` comes first."""
+        assert not self._untold, f"{len(self._untold)} outputs would be lost"
         dropped = self._all()
         for sequence in self.running:
             self._free(sequence)
@@ -196,7 +164,6 @@ class Engine:
         self.running.clear()
         self._ngrams.clear()
         self._flying = None
-        self._untold.clear()
         return dropped
 
     def check_integrity(self) -> None:
@@ -264,7 +231,7 @@ class Engine:
     def _find_prefix(self, sequence: Sequence) -> Hit:
         """What need not be computed: a sibling's whole prompt (all but its last token, whose logits are wanted), or
         the longest prefix in the cache."""
-        if sequence.prompt_logprobs:
+        if sequence.wants_prompt:
             return NO_HIT  # every prompt token's logits are wanted
         for other in self.running:
             if (
@@ -333,11 +300,6 @@ class Engine:
                 part.land()
             self._commit(results)
 
-    def _tell(self) -> tuple[Output, ...]:
-        """What was committed and not told yet."""
-        outputs, self._untold = tuple(self._untold), []
-        return outputs
-
     def _commit(self, results: Iterable[Result]) -> None:
         for result in results:
             sequence, sampled = result.work.sequence, result.sampled
@@ -348,6 +310,7 @@ class Engine:
             before = sequence.computed
             sequence.computed += result.work.tokens - drafted + accepted
             self.counters.prompt_tokens += max(0, min(sequence.computed, sequence.prompt_length) - before)
+            sequence.prompt_told = max(sequence.prompt_told, min(sequence.computed + 1, sequence.prompt_length))
             new = self._append(sequence, result)
             self._untold += new
             if not (new and new[-1].finish):
@@ -374,6 +337,9 @@ class Engine:
         if result.prompt and not outputs:
             outputs.append(Output(sequence, sequence.num_generated, None, None, result.prompt))
         return outputs
+
+    def _cancel(self, sequences: Iterable[Sequence]) -> None:
+        self._untold += [self._end(sequence, Finish.CANCELLED) for sequence in sequences]
 
     def _end(self, sequence: Sequence, finish: Finish) -> Output:
         sequence.finish = finish
