@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -162,6 +163,42 @@ def test_writers_do_not_disturb_each_other(checkpoint: Checkpoint, tmp_path: Pat
     source = Counting(checkpoint)
     assert same(checkpoint, 0, ids, cache_in(tmp_path, checkpoint).through(source)(0, ids, 0))
     assert [] == source.asked
+
+
+def test_what_is_of_no_use_any_more_goes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A model that was written again takes the room of what it was, once it keeps something; another model's stays, and
+    reading alone deletes nothing."""
+    copy = Path(shutil.copytree(checkpoint.path, tmp_path / "model"))
+    folder = tmp_path / "cache"
+
+    def stage(path: Path) -> set[Path]:
+        config = WorkerConfig(model=str(path), layout_cache=str(folder))
+        with open_checkpoint(path) as opened:
+            bank = open_bank(opened, targets.choose("cpu"), config, "n", Stopwatch())
+            bank.stage([[1]] * opened.config.num_layers)
+        return set(folder.glob("*/*"))
+
+    (other,) = stage(checkpoint.path)
+    (old,) = stage(copy) - {other}
+    assert {other, old} == stage(copy)
+    for weights in copy.glob("*.safetensors"):
+        os.utime(weights, ns=(1, 1))
+    (new,) = stage(copy) - {other}
+    assert old != new
+    assert old.parent == new.parent != other.parent
+    assert {other, new} == stage(checkpoint.path)
+    assert checkpoint.config.num_layers == len(files_in(new)) == len(files_in(other))
+
+
+def test_what_a_killed_writer_left_goes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """When somebody writes beside it and it is old; what another may be writing now stays."""
+    layer = tmp_path / "key" / "2"
+    layer.mkdir(parents=True)
+    for name, age in (("left", 3700), ("begun", 5)):
+        (layer / f".{name}").write_bytes(b"half")
+        os.utime(layer / f".{name}", (time.time() - age,) * 2)
+    cache_in(tmp_path, checkpoint).through(Counting(checkpoint))(2, [3], 0)
+    assert [".begun", "3"] == [file.name for file in files_in(layer)]
 
 
 @contextmanager

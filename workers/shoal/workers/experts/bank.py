@@ -19,7 +19,7 @@ from shoal.workers.checkpoint.reader import reading_threads
 from shoal.workers.config import WorkerConfig
 from shoal.workers.errors import NoRoomError
 from shoal.workers.experts.copying import Peer
-from shoal.workers.experts.layout_cache import LayoutCache, Load, key_of
+from shoal.workers.experts.layout_cache import LayoutCache, Load, key_of, place_of
 from shoal.workers.experts.memory import free_bytes
 from shoal.workers.experts.supply import ExpertSupply, bytes_of
 from shoal.workers.model.config import ModelConfig
@@ -165,7 +165,8 @@ def open_bank(
     source: Load = load
     if config.layout_cache:
         threads = reading_threads(device, config.threads)
-        cache = LayoutCache(Path(config.layout_cache), key_of(checkpoint, target, sample), sample, threads)
+        place = Path(config.layout_cache) / place_of(checkpoint, target)
+        cache = LayoutCache(place, key_of(checkpoint, target, sample), sample, threads)
         source = cache.through(load)
     supply = ExpertSupply(source, sample, lambda address: Peer(address, layout, config.tls), config.peer_copies)
     return ExpertBank(checkpoint.config, supply, layout, config.expert_spare_slots, lambda: free_bytes(device))

@@ -3,13 +3,20 @@
 A file per expert: a page of header, then the bytes of its slot. It is bound to the checkpoint, to the order of bytes
 and to the device by the name of its folder and by its digest; one that is damaged, of another length or of something
 else is not used, and is written again. Files appear whole or not at all, whoever else writes them.
+
+    FOLDER / place / key / layer / expert     `place`: which model for which kind of device; `key`: these very bytes
+
+What is in a place under another key is of the same model before it changed, and goes when the new key's first expert is
+written; what a writer that was killed has left goes when an hour later somebody writes beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,14 +37,19 @@ Load = Callable[[int, Sequence[int], int], LayerExperts]
 
 _PAGE = 4096
 _MAGIC = b"shoal experts 1\n"
+_BEGUN = "."
+"""What the name of a file begins with that is not whole yet."""
+_LONGEST_WRITE = 3600.0
+"""Seconds after which nobody writes at one any more."""
 
 
 class LayoutCache:
     """One folder of experts in one order. Any number of workers may use it at once."""
 
-    def __init__(self, folder: Path, key: str, sample: LayerExperts, threads: int = 1) -> None:
-        """`key` says what is kept, `sample` is one slot of it; so many `threads` read and write."""
-        self._folder = folder / key
+    def __init__(self, place: Path, key: str, sample: LayerExperts, threads: int = 1) -> None:
+        """`key` says what is kept in the folder `place`, `sample` is one slot of it; so many `threads` read and
+        write."""
+        self._folder = place / key
         self._key = key
         self._sample = sample
         self._size = sum(part[0].nbytes for part in sample.parts)
@@ -66,8 +78,19 @@ class LayoutCache:
         return cached
 
     def _keep(self, layer: int, ids: Sequence[int], experts: LayerExperts) -> LayerExperts:
-        self._each(ids, lambda expert: self._write(layer, expert, experts, ids.index(expert)))
+        if self._writes and not self._folder.exists():
+            self._forget_others()
+        written = self._each(ids, lambda expert: self._write(layer, expert, experts, ids.index(expert)))
+        if any(written):
+            _sweep(self._path(layer, ids[written.index(True)]))
         return experts
+
+    def _forget_others(self) -> None:
+        """Whoever still reads there finds nothing, or reads on in a file without a name."""
+        for other in _children(self._folder.parent):
+            if other != self._folder and other.is_dir():
+                log.info("ordered experts of an older checkpoint are deleted", folder=str(other))
+                shutil.rmtree(other, ignore_errors=True)
 
     def _each(self, ids: Sequence[int], work: Callable[[int], bool]) -> list[bool]:
         if self._threads == 1:
@@ -103,7 +126,7 @@ class LayoutCache:
         begun = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_BEGUN, delete=False) as file:
                 begun = file.name
                 file.write(header)
                 file.write(data)
@@ -136,6 +159,29 @@ class LayoutCache:
         if self._writes:
             self._writes = False
             log.warning("ordered experts are not kept any more", folder=str(self._folder), problem=problem)
+
+
+def _sweep(written: Path) -> None:
+    """Delete what killed writers left beside a file `written` just now, whose time is the file system's own."""
+    with contextlib.suppress(OSError):
+        now = written.stat().st_mtime
+        for file in _children(written.parent):
+            if file.name.startswith(_BEGUN) and file.stat().st_mtime < now - _LONGEST_WRITE:
+                file.unlink()
+
+
+def _children(folder: Path) -> list[Path]:
+    """None of a folder that is not there."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def place_of(checkpoint: Checkpoint, target: Target) -> str:
+    """The model by its path and shape, and the kind of device: what stays when weights or the order of bytes change."""
+    parts = str(checkpoint.path.resolve()), checkpoint.config, target.device.type, target.backend, target.int8
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def key_of(checkpoint: Checkpoint, target: Target, sample: LayerExperts) -> str:
