@@ -38,9 +38,7 @@ class Letters:
 def test_an_end_is_told_before_a_failure(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step learns that one sequence has ended, and fails: that one is answered as it ended, the other is refused."""
     engine, letters = make_engine(tiny, sampler="device", overlap=True), Letters()
-    loop = EngineLoop(
-        engine, Alarm(), letters, canary_period=1e-9
-    )  # a step that is to be followed by a test lands first
+    loop = EngineLoop(engine, Alarm(), letters, canary_period=1e-9)  # before every self-test what flies must land
     forward, calls = engine.model.forward, list[int]()
 
     def fails_once(*arguments: object) -> Tensor:

@@ -186,7 +186,7 @@ class Engine:
 
         None, and nothing changed: some sequence must give its blocks, and a step under way must land before.
         """
-        for sequence in self.running:
+        for sequence in self.running if self.limits.speculative_tokens else ():
             sequence.drafts = self._guess(sequence)
         hits: dict[int, Hit] = {}
         room = self.limits.batch.max_batch_size - len(self.running)
