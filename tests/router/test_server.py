@@ -169,6 +169,26 @@ async def test_draining_has_an_end(start_cluster: StartCluster) -> None:
     await until(lambda: not cluster.worker.running)
 
 
+async def test_background_work_that_takes_no_notice_does_not_keep_a_router(start_cluster: StartCluster) -> None:
+    """A library swallows a cancellation now and then; the router ends all the same, and no pod waits to be killed."""
+    cluster = await start_cluster()
+    swallowed: list[bool] = []
+
+    async def asking() -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if swallowed:
+                    raise
+                swallowed.append(True)
+
+    cluster.front.router._keep_running("asking", asking())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(cluster.front.router.stop(0), 10)
+    assert [True] == swallowed
+
+
 async def test_off_loopback_needs_insecure(tokenizer: Tokenizer) -> None:
     """A router does not open itself to the network in the clear unless told to."""
     with pytest.raises(StartError, match=r"router\.host"):
