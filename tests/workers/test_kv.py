@@ -56,7 +56,7 @@ def test_sliding_blocks_leave_with_the_window() -> None:
     """Only the blocks that the next token's window reaches stay owned; the others rest in the cache."""
     kv = KvManager(20, 20, BLOCK, WINDOW)
     tables = written(kv, list(range(40)))
-    assert [DROPPED] * 7 == tables.sliding[:7]
+    assert [DROPPED] * 7 == list(tables.sliding[:7])
     assert DROPPED not in tables.sliding[7:]
     assert 10 == len(tables.full)
     kv.check_integrity([tables])

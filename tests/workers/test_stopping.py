@@ -44,6 +44,16 @@ def test_loops_are_noticed() -> None:
     assert feed(StopParams(100, loop_limit=3), [7, 8, 1, 2, 1, 2, 1, 2, 1]) == (8, Finish.LOOP)
 
 
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.integers(0, 20), st.integers(1, 4))
+def test_a_loop_is_what_it_is_said_to_be(generated: list[int], given_tokens: int, limit: int) -> None:
+    """The generated tokens end with one pattern, `limit` times over; the prompt does not count."""
+    s = sequence(
+        [0] * given_tokens + [1, *generated], start_offset=len(generated), stop=StopParams(100, loop_limit=limit)
+    )
+    ends = (generated[-n:] * limit for n in range(1, len(generated) // limit + 1))
+    assert any(generated[-len(end) :] == end for end in ends) == finish_after(s, 10_000, BYTES)[1]
+
+
 def test_loops_can_be_reported_without_ending() -> None:
     """With `end_loops` off the sequence goes on and every looping token says so."""
     s = sequence([1, 5, 5, 5], start_offset=3, stop=StopParams(100, loop_limit=3, end_loops=False))

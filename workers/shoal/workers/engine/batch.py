@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 
@@ -50,7 +51,7 @@ def step_ints(work: Seq[Work], block_size: int, chosen: Mapping[int, int] | None
     entries, rows = places // block_size, np.repeat(np.arange(len(work)), [w.tokens for w in work])
     offsets = places - entries * block_size
 
-    def place(tables: list[list[int]]) -> PlaceInts:
+    def place(tables: list[array[int]]) -> PlaceInts:
         """Numpy, because as many torch operations on arrays this small take half as long again."""
         table = np.zeros((len(tables), max(map(len, tables), default=0)), dtype=np.int32)
         for row, blocks in zip(table, tables, strict=True):

@@ -106,7 +106,8 @@ class _State:
     def cost(self, demand: Demand, tokens: int) -> Blocks:
         """Blocks that computing `tokens` more tokens takes."""
         new = max(0, -(-(demand.computed + tokens) // self.block_size) - demand.table)
-        return Blocks(*(new + c + p for c, p in zip(demand.copies, demand.pinned, strict=True)))
+        copies, pinned = demand.copies, demand.pinned
+        return Blocks(new + copies.full + pinned.full, new + copies.sliding + pinned.sliding)
 
     def fits(self, cost: Blocks) -> bool:
         return cost.full <= self.free.full and cost.sliding <= self.free.sliding
@@ -127,7 +128,7 @@ class _State:
     def add_drafts(self, demand: Demand) -> None:
         """Verify as many drafts as budget and blocks allow; they are worth no preemption."""
         name = id(demand.sequence)
-        if self.tokens.get(name) != demand.pending:
+        if not demand.sequence.drafts or self.tokens.get(name) != demand.pending:
             return
         extra = min(len(demand.sequence.drafts), self.budget)
         before = self.cost(demand, demand.pending)

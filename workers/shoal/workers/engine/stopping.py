@@ -17,7 +17,7 @@ def finish_after(sequence: Sequence, max_context: int, token_bytes: Seq[bytes]) 
     """
     stop = sequence.stop
     finish = _finish(sequence, max_context, token_bytes)
-    looping = stop.loop_limit > 0 and _loops(sequence.tokens[sequence.given_length :], stop.loop_limit)
+    looping = stop.loop_limit > 0 and _loops(sequence.tokens, sequence.given_length, stop.loop_limit)
     return finish or (Finish.LOOP if looping and stop.end_loops else None), looping
 
 
@@ -52,10 +52,13 @@ def _found_stop_text(sequence: Sequence, new: bytes) -> bool:
     return found
 
 
-def _loops(generated: Seq[int], limit: int) -> bool:
-    """Whether the last tokens are one pattern, `limit` times over."""
-    for length in range(1, min(LONGEST_LOOP, len(generated) // limit) + 1):
-        pattern = generated[-length:]
-        if all(generated[-length * (i + 1) : len(generated) - length * i] == pattern for i in range(1, limit)):
+def _loops(tokens: Seq[int], given: int, limit: int) -> bool:
+    """Whether the last tokens are one pattern, `limit` times over, all behind the `given` ones."""
+    end = len(tokens)
+    for length in range(1, min(LONGEST_LOOP, (end - given) // limit) + 1):
+        if limit > 1 and tokens[end - 1 - length] != tokens[end - 1]:
+            continue  # most patterns end here
+        pattern = tokens[end - length :]
+        if all(tokens[end - length * (i + 1) : end - length * i] == pattern for i in range(1, limit)):
             return True
     return False

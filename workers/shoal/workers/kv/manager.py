@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from shoal.workers.kv.pool import BlockPool
 from shoal.workers.kv.prefix import extend_hashes
-from shoal.workers.kv.tables import DROPPED, Tables
+from shoal.workers.kv.tables import DROPPED, Tables, entries, no_entries
 
 
 class Blocks(NamedTuple):
@@ -101,7 +101,7 @@ class KvManager:
         for block in hit.sliding:
             if block != DROPPED:
                 self.sliding.acquire(block)
-        tables.full, tables.sliding = list(hit.full), list(hit.sliding)
+        tables.full, tables.sliding = entries(hit.full), entries(hit.sliding)
         tables.dropped = sum(block == DROPPED for block in hit.sliding)
         tables.sealed = hit.length // self.block_size
 
@@ -134,8 +134,9 @@ class KvManager:
                 pool.release(table[entry])
                 table[entry] = own
         missing = max(0, -(-(computed + tokens) // self.block_size) - tables.length)
-        tables.full += self.full.allocate(missing)
-        tables.sliding += self.sliding.allocate(missing)
+        if missing:
+            tables.full.extend(self.full.allocate(missing))
+            tables.sliding.extend(self.sliding.allocate(missing))
         return copies
 
     def keep_tails(self, tables: Tables, marks: Iterable[int]) -> None:
@@ -146,12 +147,13 @@ class KvManager:
 
     def commit(self, tables: Tables, tokens: list[int], computed: int, salt: bytes) -> None:
         """The first `computed` tokens are written: offer complete blocks to the cache, release what left the window."""
-        if self.caching:
-            extend_hashes(tables.hashes, tokens[:computed], self.block_size, salt)
-            for i in range(tables.sealed, computed // self.block_size):
+        complete = computed // self.block_size
+        if self.caching and complete > tables.sealed:
+            extend_hashes(tables.hashes, tokens[: complete * self.block_size], self.block_size, salt)
+            for i in range(tables.sealed, complete):
                 self.full.seal(tables.full[i], tables.hashes[i])
                 self.sliding.seal(tables.sliding[i], tables.hashes[i])
-            tables.sealed = max(tables.sealed, computed // self.block_size)
+            tables.sealed = complete
         first = self.first_visible(computed)
         for i in range(tables.dropped, min(first, tables.length)):
             self.sliding.release(tables.sliding[i], keep_long=i in tables.keep)
@@ -165,7 +167,7 @@ class KvManager:
             self.full.release(block)
         for block in reversed(tables.sliding[tables.dropped :]):
             self.sliding.release(block, keep_long=True)
-        tables.full, tables.sliding, tables.dropped, tables.sealed = [], [], 0, 0
+        tables.full, tables.sliding, tables.dropped, tables.sealed = no_entries(), no_entries(), 0, 0
 
     def exclusive(self, tables: Tables) -> Blocks:
         """Blocks that releasing this table alone would make available."""

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 DROPPED = -1
 """Entry of a sliding table whose block has left the window."""
+
+
+def entries(blocks: Iterable[int]) -> array[int]:
+    """These blocks, as they lie in memory: a long context has thousands, and every step copies them."""
+    return array("i", blocks)
+
+
+def no_entries() -> array[int]:
+    """None yet."""
+    return array("i")
 
 
 @dataclass(slots=True)
@@ -16,8 +28,8 @@ class Tables:
     `dropped` are DROPPED.
     """
 
-    full: list[int] = field(default_factory=list)
-    sliding: list[int] = field(default_factory=list)
+    full: array[int] = field(default_factory=no_entries)
+    sliding: array[int] = field(default_factory=no_entries)
     dropped: int = 0
     hashes: list[bytes] = field(default_factory=list)
     sealed: int = 0  # blocks already offered to the prefix cache

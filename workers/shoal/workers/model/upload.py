@@ -72,6 +72,7 @@ class _Slot:
     """One buffer, and when its last copy is over."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
         self._host = torch.empty(0, dtype=torch.uint8)
         self._done = torch.cuda.Event() if self._cuda else None  # type: ignore[no-untyped-call]  # torch's own
@@ -87,4 +88,4 @@ class _Slot:
     def sent(self) -> None:
         """Its copy is on its way."""
         if self._done is not None:
-            self._done.record()
+            self._done.record(torch.cuda.current_stream(self._device))  # by itself it asks the current device
