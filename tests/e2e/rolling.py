@@ -260,7 +260,11 @@ def roll(cluster: Cluster, load: Load) -> None:
     cluster.head()
     # The controller is back when it does what is wanted: one rank is enough from now on.
     cluster.place("head", 1).desired.write_text("ep_size = 1\ngroups = 1\n")
-    until("one rank is left", lambda: cluster.head_runs() and sum(cluster.ready(name) for name in live) == 1)
+    until(
+        "one rank is left",
+        lambda: cluster.head_runs() and sum(cluster.ready(name) for name in live) == 1,
+        patience=420,  # on a busy machine Ray's head is started again and again
+    )
     time.sleep(2.0)
 
 
