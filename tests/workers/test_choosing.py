@@ -87,6 +87,26 @@ def test_the_prompt_is_told_once(tiny: Path, options: dict[str, Any]) -> None:
     assert expected == found
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_a_sequence_computed_itself_was_not_cached(tiny: Path, overlap: bool) -> None:
+    """One is preempted in its prompt and finds its own blocks again: that is no hit of the prefix cache."""
+    options = {"sampler": "device", "overlap": True} if overlap else {}
+    engine = make_engine(tiny, kv_tokens=96, block_size=8, batch_tokens=4, **options)
+    engine.submit(sequence(random_tokens(16, 1000, 2), name="first", max_tokens=40))
+    for _ in range(6):
+        engine.step()
+    engine.submit(late := sequence(random_tokens(70, 1000, 1), name="late", max_tokens=4))
+    again = 0
+    while engine.has_work:
+        before, resting = engine.counters.prompt_tokens, late in engine.waiting
+        engine.step()
+        again = max(again, late.computed - (engine.counters.prompt_tokens - before)) if resting else again
+    engine.check_integrity()
+    assert engine.counters.preemptions > 0
+    assert again > 0, "nothing was found again"
+    assert [0, 0] == [late.cached, engine.counters.cached_tokens]
+
+
 @pytest.mark.parametrize("sampler", ["host", "device"])
 def test_nothing_stops_before_min_tokens(tiny: Path, sampler: str) -> None:
     """Whatever would have come: a stop token is masked until then, and guesses know it too."""

@@ -120,7 +120,7 @@ def test_a_step_beyond_an_end_is_dropped(tiny: Path) -> None:
     more = sequence([*random_tokens(30, 1000, 1), *found], name="more", max_tokens=8)
     again = sequence([*random_tokens(30, 1000, 1), *found], name="again", max_tokens=8)
     assert run(make_engine(tiny), again) == run(engine, more)
-    assert more.cached > 0
+    assert more.cached
 
 
 def test_a_cancelled_sequence_is_not_told_of(tiny: Path) -> None:

@@ -124,7 +124,7 @@ def _add_output(message: pb.SequenceOutput, output: Output) -> None:
     message.offset = output.offset
     message.looping = output.looping
     if output.offset == sequence.start_offset:
-        message.cached_tokens = sequence.cached
+        message.cached_tokens = sequence.cached or 0
     for p in output.prompt:
         message.prompt_logprobs.add(logprob=p.logprob, top=[pb.TopLogprob(id=i, logprob=q) for i, q in p.top])
     if token is not None:

@@ -251,7 +251,7 @@ class Engine:
         self.kv.take(sequence.tables, hit)
         sequence.computed = hit.length
         sequence.waits_since = math.inf
-        if sequence.cached == 0:
+        if sequence.cached is None:
             sequence.cached = min(hit.length, sequence.prompt_length)
             self.counters.cached_tokens += sequence.cached
 

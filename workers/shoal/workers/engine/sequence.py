@@ -74,7 +74,7 @@ class Sequence:
     computed: int = 0  # tokens whose keys and values are written
     flying: int = 0  # tokens behind them that launched steps compute
     owed: int = 0  # tokens behind `tokens` that launched steps choose, for later steps to compute
-    cached: int = 0  # prompt tokens found in the prefix cache when the sequence first ran
+    cached: int | None = None  # prompt tokens found in the prefix cache when the sequence first ran; None: it has not
     tables: Tables = field(default_factory=Tables)
     drafts: list[int] = field(default_factory=list)  # guessed next tokens, to be verified in the next step
     finish: Finish | None = None
