@@ -208,20 +208,6 @@ def test_a_cancel_is_told_behind_what_was_chosen(tiny: Path, monkeypatch: pytest
     assert () == engine.tell() == engine.step().outputs
 
 
-def test_who_hung_up_is_told_nothing_more(tiny: Path) -> None:
-    """Neither its end nor what came before it; others hear of theirs."""
-    engine, _ = slow(tiny)
-    for name in "ab":
-        engine.submit(made := sequence(random_tokens(20, 1000, 1), name=name, max_tokens=12))
-        made.stream = name
-    for _ in range(3):
-        engine.step()
-    engine.cancel("a")
-    engine.cancel("b")
-    engine.forget_stream("b")
-    assert ["a"] == [output.sequence.stream for output in engine.tell()]
-
-
 def test_nothing_overtakes_where_it_must_not(tiny: Path) -> None:
     """With guesses, or without its own sampler, a device waits for the host."""
     for options in ({"speculate": 2, "sampler": "device"}, {"sampler": "host"}):

@@ -140,7 +140,7 @@ class EngineLoop:
         self._alarm.ring()
 
     def hang_up(self, stream: str) -> None:
-        """Nobody listens to `stream` any more: its sequences end without a word."""
+        """Nobody listens to `stream` any more: its sequences end; only a trace of them tells."""
         self._inbox.put(stream)
         self._alarm.ring()
 

@@ -108,9 +108,8 @@ class Engine:
         )
 
     def forget_stream(self, stream: str) -> None:
-        """End every sequence whose listener is gone."""
+        """End every sequence whose listener is gone; whoever traces them hears of it."""
         self._cancel(s for s in self._all() if s.stream == stream)
-        self._untold = [output for output in self._untold if output.sequence.stream != stream]
 
     def expire(self, now: float) -> None:
         """End every sequence whose deadline (unix seconds) has passed."""
