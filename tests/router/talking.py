@@ -52,7 +52,7 @@ def kinds_of(events: list[api.ChatResponse]) -> list[str]:
     return [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
 
 
-async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait until it holds; fails the test when it does not in time."""
     give_up = time.monotonic() + seconds
     while not holds():
