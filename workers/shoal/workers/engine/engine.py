@@ -118,8 +118,8 @@ class Engine:
     def step(self, wishes: Wish = Wish.NONE) -> StepResult:
         """One step of the whole group: every rank calls it together.
 
-        Raises ExchangeError when a rank fails; nothing is committed then, and the engine needs a new exchange. With
-        it every sequence goes on where it was: what was planned is planned again.
+        Raises ExchangeError when a rank fails; nothing of this step is committed then, and the engine needs a new
+        exchange. With it every sequence goes on where it was: what was planned is planned again.
         """
         watch = self.model.stopwatch
         if wishes or not self._overlaps:
