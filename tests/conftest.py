@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def _plain_logs() -> Iterator[None]:
     yield
     log_aside()
     structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture
+def logged() -> Callable[[], str]:
+    """What was logged since the test began, by whomever in this process."""
+    text = io.StringIO()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(text))
+    return text.getvalue
 
 
 @pytest.fixture(scope="session")

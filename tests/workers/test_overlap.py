@@ -160,6 +160,18 @@ def test_all_rest_with_nothing_under_way(tiny: Path) -> None:
     assert expected == made.tokens[20:]
 
 
+def break_a_launch(engine: Engine, monkeypatch: pytest.MonkeyPatch, wish: Wish) -> None:
+    """One step whose exchange is gone when it is launched."""
+
+    def broken(*_: object) -> Tensor:
+        raise ExchangeError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "forward", broken)
+        with pytest.raises(ExchangeError):
+            engine.step(wish)
+
+
 @pytest.mark.parametrize("wish", [Wish.NONE, Wish.CANARY])
 def test_a_step_that_could_not_begin_leaves_the_one_before(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, wish: Wish
@@ -173,14 +185,7 @@ def test_a_step_that_could_not_begin_leaves_the_one_before(
     )
     engine.submit(made)
     told = [o for _ in range(3) for o in engine.step().outputs]
-
-    def broken(*_: object) -> Tensor:
-        raise ExchangeError("gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "forward", broken)
-        with pytest.raises(ExchangeError):
-            engine.step(wish)
+    break_a_launch(engine, monkeypatch, wish)
     while engine.has_work:
         told += engine.step().outputs
     assert list(range(12)) == [o.offset for o in told]
@@ -193,14 +198,7 @@ def test_a_cancel_is_told_behind_what_was_chosen(tiny: Path, monkeypatch: pytest
     engine, _ = slow(tiny)
     engine.submit(made := sequence(random_tokens(20, 1000, 1), max_tokens=12))
     told = [o for _ in range(3) for o in engine.step().outputs]
-
-    def broken(*_: object) -> Tensor:
-        raise ExchangeError("gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "forward", broken)
-        with pytest.raises(ExchangeError):
-            engine.step(Wish.CANARY)
+    break_a_launch(engine, monkeypatch, Wish.CANARY)
     assert made.num_generated > len(told)
     engine.cancel("r")
     told += engine.tell()

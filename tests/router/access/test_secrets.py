@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +23,11 @@ from tests.router.talking import events_of, failed
 
 
 async def test_credentials_are_in_nothing_that_a_router_tells(
-    start_cluster: StartCluster, tmp_path: Path, redis_url: str, capsys: pytest.CaptureFixture[str]
+    start_cluster: StartCluster,
+    tmp_path: Path,
+    redis_url: str,
+    capsys: pytest.CaptureFixture[str],
+    logged: Callable[[], str],
 ) -> None:
     """Not in logs, errors, metrics, the audit trail or Redis: neither keys nor tokens, good or bad."""
     ring = Ring(tmp_path)
@@ -48,11 +53,12 @@ async def test_credentials_are_in_nothing_that_a_router_tells(
     client.close()
     told += [path.read_text() for path in trail.iterdir()]
     output = capsys.readouterr()
-    told += [output.out, output.err]
+    told += [logged(), output.out, output.err]
 
     for credential in shown:
         secret = credential[17:] if credential.startswith("shk_") else credential.rpartition(".")[2]
         assert secret not in "\n".join(told)
+    assert "request_ended" in logged()
 
 
 def test_a_wrong_setting_does_not_show_a_password() -> None:

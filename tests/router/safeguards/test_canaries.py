@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ async def test_no_canary_is_found_anywhere(
     redis_url: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    logged: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Planted in prompts, tools, tool results and answers, over every way of asking, in requests that end well and in
@@ -128,7 +130,7 @@ async def test_no_canary_is_found_anywhere(
     seen["traces"] = "".join(span.to_json() for span in exporter.get_finished_spans())
     seen["audit"] = all_of(tmp_path)
     output = capsys.readouterr()
-    seen["logs"] = output.out + output.err
+    seen["logs"] = logged() + output.out + output.err
 
     assert tool.calls
     assert any(":log" not in key and "request" in key for key in seen)

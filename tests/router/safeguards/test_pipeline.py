@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ async def test_personal_data_neither_enters_nor_leaves_nor_stays(
     tokenizer: Tokenizer,
     redis_url: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    logged: Callable[[], str],
 ) -> None:
     """Not to the worker, not to the client in any event, not in Redis, the audit trail or the logs."""
     script = saying(ids_of(tokenizer, words(f"write {MAIL} or pay {CARD} now")), step=1)
@@ -107,7 +107,7 @@ async def test_personal_data_neither_enters_nor_leaves_nor_stays(
     seen = {
         "worker": entered, "events": str(events), "http": answer.text, "session": str(session),
         "redis": kept.decode("latin-1"), "trail": all_of(tmp_path),
-        "log": capsys.readouterr().out,
+        "log": logged(),
     }  # fmt: skip
     for where, text in seen.items():
         assert MAIL not in text, where
@@ -115,6 +115,7 @@ async def test_personal_data_neither_enters_nor_leaves_nor_stays(
         assert CARD not in text, where
         assert "4111 1111" not in text, where
     assert "[email]" in seen["worker"]
+    assert "request_ended" in seen["log"]
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
