@@ -75,10 +75,17 @@ class Storm:
 
     @property
     def pauses(self) -> list[float]:
-        """The longest silence from each kill to the next one, of every stream that ran then and is not reticent, the
-        shortest first."""
+        """The longest silence from each kill to the next one, of every stream that ran then, the shortest first."""
+        return self._pauses(set())
+
+    @property
+    def pauses_of_talkers(self) -> list[float]:
+        """The same without reticent clients."""
+        return self._pauses(self.reticent)
+
+    def _pauses(self, without: set[int]) -> list[float]:
         spans, count = list(itertools.pairwise([*self.kills, math.inf])), len(self.calm)
-        told = {id(h): h for i, h in enumerate(self.heard) if i % count not in self.reticent}.values()
+        told = {id(heard): heard for i, heard in enumerate(self.heard) if i % count not in without}.values()
         return sorted(p for a, b in spans for heard in told if (p := heard.pause_between(a, b)) is not None)
 
     def check(self) -> None:
@@ -224,9 +231,8 @@ def pause_rows(what: str, storm: Storm, restarted: list[float]) -> list[Row]:
         Row(f"streams that differ, {what}", len(storm.different), "of", goal=0, met=not storm.different),
         Row(f"longest silence undisturbed, {what}: median", round(statistics.median(storm.silences), 3), "s"),
         Row(f"longest silence undisturbed, {what}: p99", round(quantile(sorted(storm.silences), 0.99), 3), "s"),
-        Row(
-            f"clients whose stream is silent by itself, not in the pauses, {what}", len(storm.reticent), f"of {STREAMS}"
-        ),
+        Row(f"clients whose stream is silent by itself, {what}", len(storm.reticent), f"of {STREAMS}"),
+        Row(f"pause after a death, {what}, without these: p99", round(quantile(storm.pauses_of_talkers, 0.99), 3), "s"),
         Row(f"streams, {what}", len(storm.distinct), "streams"),
         Row(f"kills, {what}", len(storm.kills), "kills"),
     ]

@@ -20,7 +20,7 @@ from shoal.workers.experts.exchange import Exchange, Wish
 from shoal.workers.experts.group_exchange import GroupExchange
 from shoal.workers.experts.placement import Placement
 from shoal.workers.experts.process_group import ProcessGroup
-from shoal.workers.experts.rendezvous import RendezvousServer
+from shoal.workers.experts.rendezvous import RendezvousServer, connect
 from tests.workers.groups import exchanges, on_ranks
 
 WIDTH, TOP_K, EXPERTS = 16, 2, 6
@@ -121,6 +121,17 @@ def frames_of(error: BaseException | None) -> Iterator[types.FrameType]:
     while error is not None:
         yield from (frame for frame, _ in traceback.walk_tb(error.__traceback__))
         error = error.__cause__ or error.__context__
+
+
+def test_a_peer_that_came_and_left_is_not_waited_for() -> None:
+    """It said that it is here, heard of a newer epoch, and never connects; nor does this rank once it hears of it."""
+    port = RendezvousServer("127.0.0.1")
+    place, unwanted = ("127.0.0.1", port.port, "left"), threading.Event()
+    peer = connect("127.0.0.1", port.port)
+    peer.set("left/here/1", b"")
+    threading.Timer(0.3, unwanted.set).start()
+    with pytest.raises(ExchangeError, match="a newer epoch is wanted"):
+        ProcessGroup(*place, 0, 2, 10.0, torch.device("cpu"), unwanted.is_set)
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -13,6 +13,7 @@ import datetime
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from shoal.workers.errors import ExchangeError
 from shoal.workers.experts.rendezvous import PATIENCE, connect
 
+_NEWER = "a newer epoch is wanted"
 _LOOK = datetime.timedelta(milliseconds=100)
 """Between two looks whether the epoch is over."""
 
@@ -63,7 +65,7 @@ class ProcessGroup:
                 self._leaves = False  # its waits end when the work is queued, and block when they have a timeout
             else:
                 self._leaves = True
-                self._group = c10d.ProcessGroupGloo(store, rank, size, deadline)
+                self._group = _unless(unwanted, partial(c10d.ProcessGroupGloo, store, rank, size, deadline))
         except (RuntimeError, ValueError, OSError) as error:
             raise ExchangeError(f"rank {rank} of {size} could not join at {host}:{port} ({prefix}): {error}") from error
 
@@ -120,6 +122,36 @@ class ProcessGroup:
         return True
 
 
+def _unless(unwanted: Callable[[], bool], connect_all: Callable[[], Any]) -> Any:
+    """The group that `connect_all` makes. Once it is `unwanted` that is left to itself: a peer that came and went for a
+    newer epoch would be waited for up to several times the deadline. Raises ExchangeError then, and its errors."""
+    made, left, lock = list[Any](), list[bool](), threading.Lock()
+
+    def work() -> None:
+        try:
+            group = connect_all()
+        except Exception as error:  # whatever it is, somebody waits for it
+            group = error
+        with lock:
+            if not left:
+                made.append(group)
+
+    thread = threading.Thread(target=work, name="connect-group", daemon=True)
+    thread.start()
+    while not made:
+        thread.join(0.05)
+        if unwanted():
+            with lock:
+                left.append(True)
+            break
+    if not made:
+        raise ExchangeError(_NEWER)
+    group = made.pop()  # held by no frame that an exception might keep
+    if isinstance(group, Exception):
+        raise group
+    return group
+
+
 def place_of(device: torch.device) -> str:
     """A name of the GPU that no other has, the same in every process; empty for a CPU, which ranks may share."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
@@ -136,13 +168,13 @@ def crowded(places: Sequence[str]) -> bool:
 
 
 def _gather_all(store: c10d.Store, rank: int, size: int, unwanted: Callable[[], bool], place: str) -> list[str]:
-    """Wait until every rank has come; their places. Connecting itself cannot be called off, so it begins only then."""
+    """Wait until every rank has come; their places."""
     store.set(f"here/{rank}", place)
     everybody = [f"here/{peer}" for peer in range(size)]
     give_up = time.monotonic() + PATIENCE
     while not store.check(everybody):
         if unwanted():
-            raise ExchangeError("a newer epoch is wanted")
+            raise ExchangeError(_NEWER)
         if time.monotonic() > give_up:
             missing = [str(peer) for peer in range(size) if not store.check([f"here/{peer}"])]
             raise ExchangeError(f"rank {', '.join(missing)} did not come within {PATIENCE:g} s")
