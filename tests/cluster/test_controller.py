@@ -211,6 +211,21 @@ async def test_who_died_with_the_controller_is_not_named_again() -> None:
         await again.until_ready(["g0-0", "g0-2"])
 
 
+async def test_who_died_before_the_controller_is_not_named_again() -> None:
+    """Its place is still empty, and the survivor's epoch is without it."""
+    bench = Bench()
+    task = asyncio.create_task(bench.controller.run())
+    await bench.until_ready(["g0-0", "g0-1"])
+    bench.fleet.die("g0-1")
+    await bench.until_ready(["g0-0"])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert "hire g0-2" not in bench.fleet.done, "the replacement waits for its breath"
+    again = Bench(fleet=bench.fleet)
+    async with again.running():
+        await again.until_ready(["g0-0", "g0-2"])
+
+
 async def test_a_registry_that_is_away_delays_the_announcement_only() -> None:
     """The group comes up without Redis and is announced once it is back."""
     bench = Bench()

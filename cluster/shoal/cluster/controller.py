@@ -382,11 +382,10 @@ _REFUSED = object()
 
 
 def _next_serial(there: Sequence[Found]) -> int:
-    """A number that none of these workers has in its name, nor anybody of an epoch that one of them is in: who died
-    with the controller shall not be taken for who comes in its place."""
-    names = [worker.name for worker in there]
-    names += [member.worker_id for worker in there if worker.spec is not None for member in worker.spec.members]
-    return max((int(name.rpartition("-")[2]) + 1 for name in names), default=0)
+    """A number that no worker of the group has had in its name, living or dead, as far as the living know: who died
+    under another controller shall not be taken for who comes in its place."""
+    known = [int(worker.name.rpartition("-")[2]) + 1 for worker in there]
+    return max([*known, *(worker.spec.serial for worker in there if worker.spec is not None)], default=0)
 
 
 def _told(error: Exception) -> str:

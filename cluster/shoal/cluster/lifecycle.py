@@ -347,7 +347,9 @@ def _next_spec(state: GroupState, names: list[str]) -> GroupSpec:
     else:
         placement = even_placement(layers, experts, len(names))
     givers = [h.facts.address for h in state.at(Stage.MEMBER, Stage.LEAVING) if h.facts is not None]
-    return GroupSpec(state.group, state.epoch + 1, state.policy.store_host, 0, members, placement, tuple(givers))
+    return GroupSpec(
+        state.group, state.epoch + 1, state.policy.store_host, 0, members, placement, tuple(givers), state.serial
+    )
 
 
 # -- small things -----------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ class GroupSpec:
     placement: Placement
     sources: tuple[str, ...] = ()
     """Addresses of workers that may give experts: those of the epoch before, whether they stay or not."""
+    serial: int = 0
+    """Above the number in any name that the group's workers have had, so that nobody is named after who died."""
 
     def __post_init__(self) -> None:
         assert [m.rank for m in self.members] == list(range(len(self.members))), f"ranks not 0..N-1: {self.members}"
