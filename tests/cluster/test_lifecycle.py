@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.cluster import group_actions as do
@@ -333,6 +333,7 @@ deeds = st.one_of(
 
 
 @settings(max_examples=60, deadline=None)
+@example(1, 0, 0.0, [("die", 0), ("act", 3), ("refuse", 7)])  # all died, and the first anew cannot read
 @given(st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.0, 1.0, 3.0]), st.lists(deeds, max_size=30))
 def test_whatever_happens_a_group_comes_back(
     size: int, spares: int, breath: float, history: list[tuple[str, int]]

@@ -228,7 +228,7 @@ def _refused(state: GroupState, change: Change, name: str, obstacle: Obstacle, w
         state = replace(state, change=None, placement=None, reason=reason)
         if not state.ever_ready:
             return _give_up(state, reason)
-        if not state.broken:  # the old epoch goes on, and whoever was to leave stays
+        if state.spec is not None and not state.broken:  # the old epoch goes on, and whoever was to leave stays
             return _stay(replace(state, phase=Phase.READY))
         return replace(state, scarce=change.spec.size, hire_at=now if not state.hire_failures else state.hire_at), ()
     again = now + _patience(state.policy.settle, state.failures, 1.0)
@@ -246,7 +246,7 @@ def _unreadable(state: GroupState, reason: str, now: float) -> Step:
     if not state.ever_ready:
         return _give_up(state, reason)
     again = now + _patience(1.0, state.failures, _SLOWEST)
-    phase = Phase.WAITING if state.broken else Phase.READY
+    phase = Phase.WAITING if state.broken or state.spec is None else Phase.READY
     state = replace(
         state, phase=phase, change=None, placement=None, failures=state.failures + 1, settle_at=again, reason=reason
     )  # fmt: skip
