@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -54,7 +55,13 @@ class Load:
             await one.listen(self._addresses, random.Random(one.number))
             self.count += 1
             if one.failed or one.said() != calm.said():
-                self.wrong.append(f"stream {one.number}: {one.failed or 'another answer'}")
+                self.wrong.append(f"stream {one.number}, resumed {one.resumed}: {one.failed or difference(one, calm)}")
+
+
+def difference(one: Listener, calm: Listener) -> str:
+    """The first event that is another one than undisturbed."""
+    pairs = itertools.zip_longest(one.said(), calm.said())
+    return next(f"event {i}: {a} instead of {b}" for i, (a, b) in enumerate(pairs) if a != b)
 
 
 async def broken(served: Served, faults: Sequence[Sequence[str]]) -> None:
@@ -68,7 +75,7 @@ async def broken(served: Served, faults: Sequence[Sequence[str]]) -> None:
         await whole_again(served)
     await load.end()
     print(f"{load.count} streams")
-    assert [] == load.wrong
+    assert not load.wrong, "\n".join(load.wrong)
 
 
 async def test_what_happens_to_workers_and_redis_costs_no_stream(cluster: Served) -> None:
