@@ -93,6 +93,18 @@ with interruptible(lambda: None) as caught:
         print("held" if lock.locked() else "free", flush=True)
 """
 
+WAITING = """
+import threading
+from shoal.cluster.processes import Interrupted, interruptible
+with interruptible(lambda: None) as caught:
+    try:
+        print("ready", flush=True)
+        threading.Event().wait()
+    except Interrupted:
+        caught()
+        print("interrupted", flush=True)
+"""
+
 
 def start(code: str, *arguments: str) -> subprocess.Popen[str]:
     """A Python process with a pipe to read from."""
@@ -191,4 +203,13 @@ def test_no_lock_of_a_log_is_left_taken() -> None:
     assert line(process) == "ready"
     process.send_signal(signal.SIGINT)
     assert line(process) == "free"
+    assert process.wait(10) == 0
+
+
+def test_a_wait_for_another_thread_is_interrupted() -> None:
+    """What the main thread does most of the time while a cluster starts."""
+    process = start(WAITING)
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGINT)
+    assert line(process) == "interrupted"
     assert process.wait(10) == 0

@@ -42,8 +42,9 @@ os.execv(program, [program, *sys.argv[4:]])
 """
 
 
-_HOLD_LOCKS = ("logging", "threading")
-"""Modules whose functions, cut short between two lines, leave a lock taken."""
+_HOLDS_LOCKS = "logging"
+"""A module whose functions, cut short between two lines, leave a lock taken. They never wait for long, as those of
+`threading` do, which must be interrupted."""
 
 
 class Interrupted(BaseException):  # like KeyboardInterrupt: not an error, and no `except Exception` may eat it
@@ -120,7 +121,7 @@ def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterat
 
     Yields a function to call once Interrupted was caught. Until then it is raised again every second: Python drops
     an exception that arises in a destructor or in a hook of fork, where a process that starts others spends its time
-    (and would print a traceback of it). Inside a module that holds locks it is not raised, but a second later.
+    (and would print a traceback of it). Inside `logging`, which holds locks, it is not raised, but a second later.
     """
     seen = 0
     pending: int | None = None
@@ -132,7 +133,7 @@ def interruptible(hard_stop: Callable[[], Any], patience: float = 8.0) -> Iterat
             report(unraisable)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if frame is None or frame.f_globals.get("__name__") not in _HOLD_LOCKS:
+        if frame is None or frame.f_globals.get("__name__") != _HOLDS_LOCKS:
             raise Interrupted(number)
 
     def handle(number: int, frame: FrameType | None) -> None:
