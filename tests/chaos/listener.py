@@ -93,13 +93,15 @@ class Listener:
         return choices == len({event.choice for event in self.events if event.HasField("done")})
 
     def said(self) -> list[Any]:
-        """Every event by choice, without what says where it ran and what was cached there."""
+        """Every event by choice, without what says where it ran, what was cached there, and whether Redis was there to
+        keep it."""
         kept = []
         for event in sorted(self.events, key=lambda event: int(event.choice)):  # stable: each choice in its order
             copy = type(event)()
             copy.CopyFrom(event)
             if copy.HasField("started"):
                 copy.started.worker = copy.started.request_id = ""
+                copy.started.resumable = False
             if copy.HasField("done"):
                 copy.done.usage.cached_tokens = 0
             kept.append(copy)

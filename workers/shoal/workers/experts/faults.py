@@ -6,6 +6,7 @@ import threading
 import time
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 from shoal.workers.errors import ExchangeError
@@ -68,7 +69,7 @@ class FaultyGroup(ProcessGroup):
         self.faults.suffer()
         super().all_to_all(incoming, outgoing, sizes_in, sizes_out)
         if incoming.numel() and self.faults.take_corruption():
-            incoming.view(-1)[0] += 1
+            incoming.view(torch.uint8).view(-1)[0] ^= 1
 
 
 def require(allowed: bool) -> None:

@@ -3,7 +3,8 @@
 Each message ends in one extra row, the *seal*: (epoch, step, layer, phase, rows, checksum). A stale, foreign or
 damaged message is refused before its rows are used.
 
-The sizes follow from one small all-gather of top-k ids per layer: every rank then knows the whole schedule.
+The sizes follow from one small all-gather of top-k ids per layer: every rank then knows the whole schedule. It is
+sealed too, in front.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from shoal.workers.experts.exchange import Agreement, Handle, Traffic, Wish
 from shoal.workers.experts.placement import Placement
 from shoal.workers.experts.process_group import ProcessGroup
 
-DISPATCH, COMBINE = 1, 2
+IDS, DISPATCH, COMBINE = 0, 1, 2
 SEAL_WORDS = 6
+_COUNT = 4  # the word that says how many rows
 
 
 class GroupExchange:
@@ -103,20 +105,20 @@ class GroupExchange:
         return rows_dp.view(handle.tokens_dp, top_k, width)
 
     def _gather_ids(self, layer: int, ids_dp: Tensor) -> list[Tensor]:
-        """Top-k ids of every rank's tokens, [T_rank, k] each. Row 0 of the message says what and how many."""
+        """Top-k ids of every rank's tokens, [T_rank, k] each. What comes before them says what and how many."""
         tokens = ids_dp.shape[0]
-        message = torch.full((self._bound + 1, self._top_k), -1, dtype=torch.int32, device=self._device)
-        message[0, 0], message[0, 1] = tokens, layer
-        message[1 : tokens + 1] = ids_dp
+        head = -(-SEAL_WORDS // self._top_k)  # rows
+        message = torch.full((head + self._bound, self._top_k), -1, dtype=torch.int32, device=self._device)
+        message[head : head + tokens] = ids_dp
+        message[:head].view(-1)[:SEAL_WORDS] = self._words(layer, IDS, tokens, ids_dp)
         gathered = self._group.all_gather(message)
+        counts = gathered[:, :head].flatten(1)[:, _COUNT].tolist()
         result = []
-        for rank, rows in enumerate(gathered):
-            count, peer_layer = rows[0, :2].tolist()
-            if peer_layer != layer or not 0 <= count <= self._bound:
-                raise ExchangeError(
-                    f"rank {rank} announced {count} tokens for layer {peer_layer}, expected layer {layer}"
-                )
-            result.append(rows[1 : count + 1])
+        for rank, (rows, count) in enumerate(zip(gathered, counts, strict=True)):
+            ids = rows[head : head + max(0, count)]
+            if not torch.equal(rows[:head].view(-1)[:SEAL_WORDS], self._words(layer, IDS, ids.shape[0], ids)):
+                raise self._refusal(rank, layer, IDS)
+            result.append(ids)
         return result
 
     def _all_to_all(self, layer: int, phase: int, parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
@@ -133,22 +135,27 @@ class GroupExchange:
         for rank, message in enumerate(torch.split(incoming, [count + 1 for count in counts])):
             rows, seal = message[:-1], message[-1:]
             if not torch.equal(seal.view(torch.int32), self._seal(layer, phase, rows).view(torch.int32)):
-                raise ExchangeError(
-                    f"rank {rank} sent a message that is stale, foreign or damaged "
-                    f"(epoch {self._epoch}, step {self._step}, layer {layer}, phase {phase})"
-                )
+                raise self._refusal(rank, layer, phase)
             received.append(rows)
         return received
 
     def _seal(self, layer: int, phase: int, rows: Tensor) -> Tensor:
         """[1, width] in the dtype of `rows`: the words of the seal, bit-cast, then zeros."""
-        checksum = (
-            rows.reshape(-1).view(torch.int32).sum(dtype=torch.int64)
-            if rows.numel()
-            else rows.new_zeros((), dtype=torch.int64)
-        )
         words = torch.zeros(1, rows.shape[1] * rows.element_size() // 4, dtype=torch.int32, device=rows.device)
-        facts = [self._epoch, self._step & 0x7FFFFFFF, layer, phase, rows.shape[0]]
-        words[0, :5] = torch.tensor(facts, dtype=torch.int32, device=rows.device)
-        words[0, 5] = (checksum & 0x7FFFFFFF).to(torch.int32)
+        words[0, :SEAL_WORDS] = self._words(layer, phase, rows.shape[0], rows)
         return words.view(rows.dtype)
+
+    def _words(self, layer: int, phase: int, count: int, rows: Tensor) -> Tensor:
+        """int32 [SEAL_WORDS]. The last one is the sum of the rows' words modulo 2^32: any one bit changes it."""
+        words = torch.zeros(SEAL_WORDS, dtype=torch.int32, device=rows.device)
+        facts = [self._epoch, self._step & 0x7FFFFFFF, layer, phase, count]
+        words[:-1] = torch.tensor(facts, dtype=torch.int32, device=rows.device)
+        if rows.numel():
+            words[-1] = rows.reshape(-1).view(torch.int32).sum(dtype=torch.int32)
+        return words
+
+    def _refusal(self, rank: int, layer: int, phase: int) -> ExchangeError:
+        return ExchangeError(
+            f"rank {rank} sent a message that is stale, foreign or damaged "
+            f"(epoch {self._epoch}, step {self._step}, layer {layer}, phase {phase})"
+        )
