@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from shoal.router.access.caller import Caller
@@ -40,6 +40,8 @@ class Call:
     """What it may use; the part that knows the prompt's tokens tells it."""
     redact: Callable[[str], str] | None = None
     """Applied to what is kept of the answer; the journal then keeps nothing of it. None: kept as it was said."""
+    judge: Callable[[str], Awaitable[None]] | None = None
+    """Asked about what was said before it is kept or a tool is called with it; raises for what may not be said."""
     origin: str = ""
     """The request as another API than ours brought it; kept with the request."""
     remembers: bool = False

@@ -123,16 +123,18 @@ class Front:
                 allowed = self.protection.quotas.allowed(call.caller, call.work_id, key)
                 call = replace(call, allowance=await stack.enter_async_context(allowed))
             policy, safeguards = self.protection.policies.of(call.tenant), self.protection.safeguards
-            call = replace(call, remembers=policy.response_cache)
+            call, judge = replace(call, remembers=policy.response_cache and not policy.redact), safeguards.judge(policy)
             if guarded := safeguards.active(policy):
                 recorded.asked = asked = await self._clean(asked, policy, call)
                 redact = (lambda text: safeguards.redacted(text, policy)) if policy.redact else None
-                call = replace(call, redact=redact)
+                call = replace(call, redact=redact, judge=judge.check)
             watched.admitted(await stack.enter_async_context(self.admission.admitted(claim)))
             await recorded.accepted()
             opened = await stack.enter_async_context(contextlib.aclosing(events(asked, call)))
             if guarded:
-                opened = await stack.enter_async_context(contextlib.aclosing(safeguards.outgoing(opened, policy)))
+                opened = await stack.enter_async_context(
+                    contextlib.aclosing(safeguards.outgoing(opened, policy, judge))
+                )
             count = _Count(resumed=operation == "resume")
             async for event in opened:
                 recorded.heard(event)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shoal.router.errors import ContentError
 from shoal.router.safeguards.detect import KINDS, Detector, Found, detectors_of, find
 from shoal.router.safeguards.filter import Filter, Rules
+from shoal.router.safeguards.folding import folded
 from tests.router.safeguards.corpus import CHECKED, MAKERS, sample, scored
 
 ALL = sorted(KINDS)
@@ -185,6 +186,74 @@ def test_denied_phrases_never_leave() -> None:
             out = _streamed(stream, text)
         assert "kraken" not in out.lower()
     assert rules.whole("projects and krakens, unverboten", "x") == "projects and krakens, unverboten"
+
+
+def given_out(rules: Rules, text: str, step: int) -> str:
+    """Of a stream that is refused, until then."""
+    stream, out = Filter(rules, "the answer"), ""
+    try:
+        for at in range(0, len(text), step):
+            out += stream.push(text[at : at + step])
+        stream.finish()
+    except ContentError:
+        return out
+    raise AssertionError("nothing was denied")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "KRÅKEN", "kra\u200bken", "k\u00adr\u00ada\u00adk\u00ade\u00adn", "Кrаkеn", "ｋｒａｋｅｎ", "𝐤𝐫𝐚𝐤𝐞𝐧", "ⓚⓡⓐⓚⓔⓝ",
+        "krake\u0301n", "k\u0336r\u0336a\u0336k\u0336e\u0336n", "_Kraken_", "kraK\u2060en", "κrακεn", "\u202ekraken",
+    ],
+)  # fmt: skip
+def test_a_denied_word_is_known_however_it_is_written(written: str) -> None:
+    """Invisible characters, accents, widths, other alphabets: in the whole, and in a stream before its first letter."""
+    rules = Rules((), ("kraken",))
+    with pytest.raises(ContentError):
+        rules.whole(f"über {written} ü", "x")
+    assert not set(folded(given_out(rules, f"über {written} und so weiter ", 1))) & set("kan")
+
+
+@pytest.mark.parametrize("phrase", ["projekt  krake", "Projekt\u00a0Krake", "projekt-krake", "projekt\u2011krake"])
+def test_whatever_is_between_the_words_of_a_phrase(phrase: str) -> None:
+    """Blanks and dashes of any kind."""
+    with pytest.raises(ContentError):
+        Rules((), ("Projekt Krake",)).whole(f"das {phrase} ist", "x")
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_flood_of_invisible_characters_is_denied(step: int) -> None:
+    """A word cannot be parted by so many of them that its beginning is given out before its end comes."""
+    text = "the krak" + "\u200b" * 9_000 + "en here"
+    assert "k" not in given_out(Rules((), ("kraken",)), text, step)
+
+
+@pytest.mark.parametrize(
+    "text", ["ein Oktopus", "krakenähnlich", "Кракатау", "👩\u200d👩\u200d👧\u200d👦 familie", "日本語 kra ken"]
+)
+def test_words_that_are_not_denied_pass(text: str) -> None:
+    """As they are, in the whole and in a stream."""
+    rules = Rules((), ("kraken",))
+    assert rules.whole(text, "x") == text == _streamed(Filter(rules, "x"), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pay 4111\u202f1111\u202f1111\u202f1111 now", "pay [card] now"),
+        ("pay 4111\u20111111\u20111111\u20111111 now", "pay [card] now"),
+        ("pay ４１１１１１１１１１１１１１１１ now", "pay [card] now"),
+        ("call +49\u00a030\u00a0901820, ja", "call [phone], ja"),
+        ("an jo＠example.org, ja", "an [email], ja"),
+        ("IBAN DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000, ja", "IBAN [iban], ja"),
+    ],
+)
+def test_blanks_dashes_and_digits_of_any_kind_count(text: str, expected: str) -> None:
+    """As models write them in numbers: what is found does not depend on it, what is left stays as it was."""
+    for size in (1, 4, 100):
+        assert streamed(text, itertools.repeat(size, len(text) // size)) == expected
+    assert redacted(text) == expected
 
 
 def _streamed(stream: Filter, text: str) -> str:

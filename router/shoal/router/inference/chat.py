@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -134,7 +134,7 @@ class Chat:
         request, call, opening = plan.request, plan.call, plan.opening
         reader = self._reader(plan, work)
         meter = self.metrics.meter(call.arrived, call.clock)
-        tools = _ToolTime(self.settings, request, call.redact)
+        tools, judged = _ToolTime(self.settings, request, call.redact), 0
         while True:
             async with contextlib.aclosing(plan.backend.submit(work)) as outputs:
                 async for output in outputs:
@@ -152,6 +152,8 @@ class Chat:
             wanted = reader.server_call
             if wanted is None:
                 break
+            await _judge(call, reader.messages[judged:])
+            judged = len(reader.messages) + 1  # what the tool answers is looked at as it is told
             run = partial(tools.run, _runner(plan, wanted), _tool_call(plan, wanted))
             fact = await kept.tool(work.choice, work.round, run)
             tools.took(fact)
@@ -164,6 +166,7 @@ class Chat:
             work = next_work
         assert reader.finish is not None, "a backend's stream ends with a finish"
         if plan.reservation is not None:
+            await _judge(call, reader.messages[judged:])
             await plan.reservation.append(opening.turn(reader.messages, call.work_id))
         yield reader.event(done=reader.done())
 
@@ -284,6 +287,13 @@ class _ToolTime:
         self.rounds += 1
         self._left -= 1
         self._seconds -= fact.seconds
+
+
+async def _judge(call: Call, said: Sequence[ChatMessage]) -> None:
+    """Before it is kept or a tool is called with it. What the client is told is judged on its way, and later."""
+    if call.judge is not None:
+        for message in said:
+            await call.judge(message.content)
 
 
 def _runner(plan: _Plan, wanted: ChatMessage) -> ToolRunner:

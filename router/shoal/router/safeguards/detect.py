@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from shoal.router.safeguards import checks
+from shoal.router.safeguards.folding import FLOOD, begin_of_last, flat, folded, placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Run:
 
 
 class Window(Run):
-    """One of any characters."""
+    """One of any characters, counted as `folding.folded` has them."""
 
     def __init__(self, longest: int) -> None:
         """`longest`: what is further back is settled."""
@@ -53,7 +54,10 @@ class Window(Run):
 
     def open_at(self, text: str, done: int) -> int:
         """See `Run`."""
-        return max(done, len(text) - self.longest)
+        least = max(done, len(text) - self.longest)
+        if text[least:].isascii():
+            return least
+        return len(text) if FLOOD.search(text, done) else begin_of_last(text, self.longest, done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,24 @@ class Detector:
                 return Found(match.start(), end, self.kind)
             at = match.start() + 1
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Denied(Detector):
+    """Words, however they are written; and what hides them, a flood of characters that cannot be seen."""
+
+    def first(self, text: str, at: int, least: int) -> Found | None:
+        """See `Detector`."""
+        if text.isascii():
+            return super(Denied, self).first(text, at, least)
+        begin = max(0, at - CONTEXT)
+        words, places = placed(text, begin)
+        found = next((m for m in self.pattern.finditer(words) if places[m.start()] >= at), None)
+        if FLOOD.search(text, at):
+            return Found(at, at + 1, self.kind)
+        if found is None or (start := places[found.start()]) >= least:
+            return None
+        return Found(start, start + 1, self.kind)
 
 
 _UPPER, _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
@@ -164,18 +186,21 @@ def detectors_of(kinds: Sequence[str]) -> tuple[Detector, ...]:
 
 
 def phrases(words: Sequence[str]) -> tuple[Detector, ...]:
-    """One for words and phrases that are denied, whatever their case and the blanks between their words."""
+    """One for words and phrases that are denied, however they are written, see `folding.folded`, and whatever blanks
+    or dashes are between them."""
     if not words:
         return ()
-    each = sorted({r"\s{1,4}".join(re.escape(part) for part in word.split()) for word in words}, key=len, reverse=True)
-    longest = max(len(word) + 4 * len(word.split()) for word in words)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(each)})(?!\w)", re.IGNORECASE)
-    return (Detector("denied", pattern, Window(longest + 1)),)
+    each = [[re.escape(folded(flat(part))) for part in word.split()] for word in words]
+    joined = sorted({r"[\s_-]{1,4}".join(parts) for parts in each}, key=len, reverse=True)
+    longest = max(len(folded(flat(word))) + 4 * len(word.split()) for word in words)
+    pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(joined)})(?![^\W_])", re.IGNORECASE)
+    return (Denied("denied", pattern, Window(longest + 1)),)
 
 
 def find(text: str, detectors: Sequence[Detector], begin: int = 0, end: int | None = None) -> Iterator[Found]:
     """Matches that begin from `begin` to before `end`, in order, none over another: what begins first counts, then
-    what is longer."""
+    what is longer. Places are those of `text`, what is looked into is `folding.flat` of it."""
+    text = flat(text)
     least, at = len(text) if end is None else end, begin
     ahead = [(detector, detector.first(text, at, least)) for detector in detectors]
     while found := [(detector, match) for detector, match in ahead if match is not None]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from shoal.router.errors import ContentError
 from shoal.router.safeguards.detect import CONTEXT, PLAIN, TELLING, Detector, Run, detectors_of, find, phrases
+from shoal.router.safeguards.folding import flat
 
 
 class Rules:
@@ -49,8 +50,8 @@ class Filter:
     def push(self, piece: str) -> str:
         """What is now known to be clean. Raises ContentError before anything denied is given out."""
         self._text = text = self._text + piece
-        run, done = self._run, self._done
-        if run is not None and len(text) - done < 1.5 * run.longest and run.leaves.search(piece) is None:
+        run, done, text = self._run, self._done, flat(text)
+        if run is not None and len(text) - done < 1.5 * run.longest and run.leaves.search(flat(piece)) is None:
             return ""
         plain = TELLING.search(text, done) is None
         end, self._run = len(text), None

@@ -22,6 +22,26 @@ _Asked = TypeVar("_Asked", bound=api.ChatRequest | api.GenerateRequest | api.Res
 _Event = TypeVar("_Event", bound=api.ChatResponse | api.GenerateResponse)
 
 
+class Judge:
+    """Says of one request's answer whether it may be told and kept; what was judged once is not shown again."""
+
+    def __init__(self, rules: Rules, moderator: Moderator | None) -> None:
+        """`rules`: what is denied; `moderator` None: nobody classifies."""
+        self._rules, self.moderator = rules, moderator
+        self._passed = ""
+
+    async def check(self, text: str) -> None:
+        """Raises ContentError, ModerationAwayError."""
+        self._rules.whole(text, "the answer")
+        await self.classify(text)
+
+    async def classify(self, text: str) -> None:
+        """The same by the classifier alone."""
+        if self.moderator is not None and text != self._passed:
+            await self.moderator.check(text, "the answer")
+            self._passed = text
+
+
 @lru_cache(maxsize=256)
 def rules_of(redact: tuple[str, ...], deny: tuple[str, ...]) -> Rules:
     """Compiled once per policy."""
@@ -49,24 +69,33 @@ class Safeguards:
             await self.moderator.check(said, "the prompt")
         return clean
 
-    async def outgoing(self, events: AsyncGenerator[_Event, None], policy: Policy) -> AsyncGenerator[_Event, None]:
+    def judge(self, policy: Policy) -> Judge:
+        """For the answer of one request."""
+        return Judge(rules_of((), policy.deny), self.moderator if policy.moderate else None)
+
+    async def outgoing(
+        self, events: AsyncGenerator[_Event, None], policy: Policy, judge: Judge
+    ) -> AsyncGenerator[_Event, None]:
         """The events as they may leave, without ids and log-probabilities, which would tell what was taken out.
 
         Raises as `incoming`, before anything denied or flagged has left.
         """
-        moderator = self.moderator if policy.moderate else None
         streams: dict[tuple[int, str, int], _Stream] = {}
         async for event in events:
             place = _place(event)
-            for key in [k for k in streams if k[0] == event.choice and k != place]:
-                stream = streams.pop(key)
-                async for held in stream.end():
-                    yield held
+            mine = [key for key in streams if key[0] == event.choice]
+            if mine and event.WhichOneof("event") == "warning":
+                streams[mine[0]].aside.append(event)  # in the middle of a text, which goes on: nothing is known yet
+                continue
+            for key in mine:
+                if key != place:
+                    async for held in streams.pop(key).end():
+                        yield held
             if place is None:
                 yield _without_result(event, policy)
                 continue
             if place not in streams:
-                streams[place] = _Stream(Filter(rules_of(policy.redact, policy.deny), "the answer"), moderator)
+                streams[place] = _Stream(Filter(rules_of(policy.redact, policy.deny), "the answer"), judge)
             async for piece in streams[place].push(event):
                 yield piece
 
@@ -94,6 +123,7 @@ def _cleaned(asked: _Asked, rules: Rules) -> tuple[_Asked, str]:
             raise FieldError("tokens", "cannot be looked into under your tenant's safeguards: send text")
         clean.text = rules.whole(clean.text, "the prompt")
         told = [clean.text]
+    clean.limits.stop[:] = [rules.whole(stop, "a stop text") for stop in clean.limits.stop]
     asked_for = clean.response_format
     if asked_for.schema or asked_for.description:
         asked_for.description = rules.whole(asked_for.description, "response_format")
@@ -129,7 +159,9 @@ class _Stream:
     """The pieces of one message or call."""
 
     filter: Filter
-    moderator: Moderator | None
+    judge: Judge
+    aside: list[Any] = field(default_factory=list)
+    """Events that came meanwhile and follow at the end."""
     _latest: Any = None
     _unjudged: str = ""
     _judged: list[str] = field(default_factory=list)
@@ -137,7 +169,7 @@ class _Stream:
     async def push(self, event: Any) -> AsyncGenerator[Any, None]:
         self._latest = event
         clean = self.filter.push(_text_of(event))
-        if self.moderator is not None:
+        if self.judge.moderator is not None:
             self._unjudged += clean
             clean = await self._judge() if len(self._unjudged) >= _BLOCK else ""
         if clean or _opens(event):
@@ -145,7 +177,7 @@ class _Stream:
 
     async def end(self) -> AsyncGenerator[Any, None]:
         clean = self.filter.finish()
-        if self.moderator is not None:
+        if self.judge.moderator is not None:
             self._unjudged += clean
             clean = await self._judge()
         if clean:
@@ -154,11 +186,12 @@ class _Stream:
                 held.tool_call.ClearField("name")  # it was told when the call opened
                 held.tool_call.ClearField("id")
             yield held
+        for event in self.aside:
+            yield event
 
     async def _judge(self) -> str:
-        assert self.moderator is not None
         if self._unjudged:
-            await self.moderator.check("".join([*self._judged, self._unjudged]), "the answer")
+            await self.judge.classify("".join([*self._judged, self._unjudged]))
         self._judged.append(self._unjudged)
         clean, self._unjudged = self._unjudged, ""
         return clean
@@ -196,8 +229,8 @@ def _with_text(event: Any, text: str) -> Any:
     part = getattr(changed, changed.WhichOneof("event"))
     if isinstance(part, api.ToolCallDelta):
         part.arguments = text
-        return changed
-    part.text = text
+    else:
+        part.text = text
     for name in _telling(part):
         part.ClearField(name)
     return changed
