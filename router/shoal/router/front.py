@@ -16,6 +16,7 @@ from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.access.key import Key
 from shoal.router.admission import Admission, Claim
 from shoal.router.audit.recording import Asked, Recording
+from shoal.router.audit.visit import records_itself
 from shoal.router.call import Call
 from shoal.router.errors import AuditError, ContentError
 from shoal.router.inference.chat import Chat
@@ -156,7 +157,9 @@ class Front:
     async def _recording(self, method: str, asked: Asked, call: Call) -> AsyncGenerator[Recording, None]:
         """The audit trail hears of it, however it ends."""
         how = self.protection.policies.of(call.tenant).audit
-        recording = Recording(self.protection.trail, call.caller, method, call.request_id, how, asked)
+        model = str(getattr(asked, "model", "")) or self.chat.settings.model
+        recording = Recording(self.protection.trail, call.caller, method, call.request_id, how, asked, model)
+        records_itself()
         try:
             yield recording
         except BaseException as error:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shoal.router.access.assemble import build_guard
-from shoal.router.access.caller import Caller, serving
+from shoal.router.access.caller import serving
 from shoal.router.access.door import Door, OpenDoor, Shown
 from shoal.router.access.guard import Guard
-from shoal.router.access.table import GENERATING
 from shoal.router.audit.assemble import build_trail
 from shoal.router.audit.trail import Trail
+from shoal.router.audit.visit import Visit, visiting
 from shoal.router.config import RouterConfig
-from shoal.router.errors import AuditError, StartError
+from shoal.router.errors import StartError
 from shoal.router.limits.ledger import RedisLedger
 from shoal.router.limits.policy import Policies, Policy, PolicyError, Recorded
 from shoal.router.limits.quota import Quotas
 from shoal.router.safeguards.moderation import Moderator
 from shoal.router.safeguards.pipeline import Safeguards
 from shoal.router.store.script import Client
-from shoal.wire.status import status_of
+from shoal.wire.status import WireError
+
+_LONGEST_NAME = 256  # characters of what a record is about
 
 KeepRunning = Callable[[str, Coroutine[None, None, None]], None]
 
@@ -46,7 +47,8 @@ class Protection:
     def build(cls, config: RouterConfig, client: Client | None) -> Protection:
         """Raises StartError naming the setting that is wrong."""
         try:
-            policies = Policies(config.limits, _usual(config))
+            lacks_key = bool(config.audit.directory) and not config.audit.encryption_key_file
+            policies = Policies(config.limits, _usual(config), encrypts=not lacks_key)
         except (OSError, PolicyError) as error:
             raise StartError(f"limits.tenants_file: {error}") from error
         door: Door = build_guard(config.access, client) if config.access.required else OpenDoor()
@@ -64,34 +66,33 @@ class Protection:
             keep_running("quotas", self.quotas.keep())
 
     @asynccontextmanager
-    async def entering(self, shown: Shown, method: str) -> AsyncGenerator[Caller, None]:
-        """Who it is, who is served inside. Recorded are those who are not let in, and what generates nothing: the front
-        records what does. Raises as `Door.admit` and `Trail.called` do."""
-        caller: Caller | None = None
+    async def entering(self, shown: Shown, method: str, about: str = "") -> AsyncGenerator[Visit, None]:
+        """Who it is, who is served inside. Recorded is everything that the front does not record: those who are not
+        let in, what generates nothing, and what came to nothing before the front. What changes something is recorded
+        before it does, too. `about`: what it is about, by name. Raises as `Door.admit` and `Trail.called` do."""
+        visit = Visit(self.trail, method, about[:_LONGEST_NAME])
         try:
-            caller = await self.door.admit(shown, method)
-            with serving(caller):
-                yield caller
+            visit.caller = await self.door.admit(shown, method)
+            with serving(visit.caller), visiting(visit):
+                await visit.begin()
+                yield visit
         except BaseException as error:
-            if self._records(caller, method):
-                status = status_of(error)
-                with suppress(AuditError):  # the error is what is told
-                    await asyncio.shield(self._record(caller, method, f"{status.code.name} {status.reason}"))
+            await visit.failed(error)
             raise
         else:
-            if self._records(caller, method):
-                await self._record(caller, method, "OK")
+            await visit.done()
+
+    async def look(self, shown: Shown, method: str) -> None:
+        """The same for a page: recorded are those who are not let in, not every look. Raises as `Door.admit` does."""
+        try:
+            await self.door.admit(shown, method)
+        except WireError as error:
+            await Visit(self.trail, method).failed(error)
+            raise
 
     def kept(self, tenant: str, value: Any) -> Any:
         """A JSON value as it may be stored for a tenant."""
         return self.safeguards.redacted(value, self.policies.of(tenant))
-
-    def _records(self, caller: Caller | None, method: str) -> bool:
-        return self.trail is not None and (caller is None or method not in GENERATING)
-
-    async def _record(self, caller: Caller | None, method: str, outcome: str) -> None:
-        assert self.trail is not None
-        await self.trail.called(caller, method, outcome)
 
     async def close(self) -> None:
         """When nothing is served any more."""

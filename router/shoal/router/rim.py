@@ -12,7 +12,7 @@ import contextlib
 import ssl
 import time
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -66,7 +66,7 @@ class Rim(grpc.aio.ServerInterceptor):
         async def handle(request: Any, context: _Context) -> None:
             last: Any = None
             async with self._watched(method, context, lambda: last):
-                entering = self._protection.entering(shown_by(context), short_name(method))
+                entering = self._protection.entering(shown_by(context), short_name(method), _about(request))
                 async with entering, contextlib.aclosing(serve(request, context)) as events:
                     async for event in events:
                         await context.write(event)
@@ -76,7 +76,7 @@ class Rim(grpc.aio.ServerInterceptor):
 
     def _answering(self, method: str, serve: _Unary) -> Any:
         async def handle(request: Any, context: _Context) -> Any:
-            entering = self._protection.entering(shown_by(context), short_name(method))
+            entering = self._protection.entering(shown_by(context), short_name(method), _about(request))
             async with self._watched(method, context, lambda: None), entering:
                 return await serve(request, context)
 
@@ -127,9 +127,23 @@ class Rim(grpc.aio.ServerInterceptor):
 
 def shown_by(context: _Context) -> Shown:
     """What an RPC brings to prove who it is from."""
-    metadata = dict(context.invocation_metadata() or ())
+    given = [str(value) for name, value in context.invocation_metadata() or () if name == "authorization"]
     pem = next(iter(context.auth_context().get("x509_pem_cert", ())), b"").decode("ascii", "replace")
-    return Shown(str(metadata.get("authorization", "")), ssl.PEM_cert_to_DER_cert(pem) if pem else b"")
+    return Shown(joined(given), ssl.PEM_cert_to_DER_cert(pem) if pem else b"")
+
+
+def joined(authorizations: Sequence[str]) -> str:
+    """As one: several are none, for whoever stands before us may have looked at another one.
+
+    >>> joined([]), joined(["Bearer a"]), joined(["Bearer a", "Bearer b"])
+    ('', 'Bearer a', 'Bearer a, Bearer b')
+    """
+    return ", ".join(authorizations)
+
+
+def _about(request: Any) -> str:
+    """What a request is about, by name."""
+    return str(getattr(request, "session_id", "") or getattr(request, "request_id", ""))
 
 
 def error_event(last: Any, status: Status) -> Any:

@@ -19,6 +19,38 @@ from shoal.router.access.caller import ROLES, Role
 from shoal.router.access.config import AccessConfig
 from shoal.router.access.key import Key, make_secret
 
+FORGED: dict[str, dict[str, Any]] = {
+    "alg None": {"alg": "None"},
+    "alg list": {"alg": ["ES256"]},
+    "no alg": {},
+    "key in the header": {"alg": "ES256", "kid": "two", "own_key": True},
+    "key from a URL": {"alg": "ES256", "kid": "two", "jku": "https://evil.test/jwks.json"},
+    "kid as a path": {"alg": "ES256", "kid": "../../../../dev/null"},
+    "kid as a query": {"alg": "ES256", "kid": "one' OR '1'='1"},
+    "kid as a number": {"alg": "ES256", "kid": 1},
+    "no kid": {"alg": "ES256"},
+    "another algorithm": {"alg": "ES384", "kid": "one"},
+    "RSA with that key": {"alg": "RS256", "kid": "one"},
+    "another's signature": {"alg": "ES256", "kid": "one"},
+    "critical": {"alg": "ES256", "kid": "one", "crit": ["b64"], "b64": False},
+}
+"""Headers of tokens that somebody else signed."""
+WRONG: dict[str, dict[str, Any]] = {
+    "expiry in words": {"exp": "tomorrow"},
+    "expiry without end": {"exp": float("inf")},
+    "expiry beyond numbers": {"exp": 10**400},
+    "no number": {"exp": float("nan")},
+    "audience list": {"aud": ["another", "third"]},
+    "no audience": {"aud": None},
+    "no subject": {"sub": None},
+    "subject object": {"sub": {"a": 1}},
+    "tenant list": {"tenant": ["acme"]},
+    "tenant object": {"tenant": {"acme": 1}},
+    "empty tenant": {"tenant": ""},
+    "tenant with NUL": {"tenant": "acme\0"},
+    "issued in the future": {"iat": 2**40},
+}
+"""Claims of tokens that the provider signed."""
 ISSUER, AUDIENCE = "https://issuer.test", "shoal"
 
 
@@ -56,6 +88,15 @@ class Provider:
         usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "someone", "exp": now + 600, "tenant": tenant, "role": role}
         told = {name: value for name, value in (usual | claims).items() if value is not None}
         return jwt.encode(told, self._key, algorithm="ES256", headers={"kid": kid})
+
+    def forged(self, claims: dict[str, Any], *, own_key: bool = False, **header: Any) -> str:
+        """The same claims with a header of one's own, signed by somebody else."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        if own_key:
+            header["jwk"] = json.loads(ECAlgorithm.to_jwk(key.public_key()))
+        body = f"{_part({'typ': 'JWT', **header})}.{_part(claims)}"
+        signature = ECAlgorithm(ECAlgorithm.SHA256).sign(body.encode(), key)
+        return f"{body}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
 class Ring:
@@ -118,6 +159,9 @@ class Ring:
             "no role": f"Bearer {provider.token('king')}",
             "two roles": f"Bearer {provider.token(['user', 'admin'])}",
             "long": "Bearer a.b." + "c" * 6_000,
+            "several": f"Bearer {right}, Bearer {self.shown['user']}",
+            **{name: f"Bearer {provider.forged(claims, **header)}" for name, header in FORGED.items()},
+            **{name: f"Bearer {provider.token('admin', **claim)}" for name, claim in WRONG.items()},
         }
 
 

@@ -68,13 +68,16 @@ def export(
 def _unseal(record: dict[str, Any], sealer: Sealer) -> None:
     from cryptography.exceptions import InvalidTag
 
-    for part in ("prompt", "answer"):
-        kept = record.get(part)
-        if isinstance(kept, dict) and "sealed" in kept:
-            try:
-                record[part] = {"text": sealer.open(str(kept["sealed"]), str(record.get("request", "")))}
-            except (InvalidTag, ValueError):
-                print(f"shoal: record {record.get('number')}: {part} is encrypted with another key", file=sys.stderr)
+    uses = record.get("tools")
+    for holder in (record, *(use for use in (uses if isinstance(uses, list) else ()) if isinstance(use, dict))):
+        for part in ("prompt", "answer", "arguments", "result"):
+            kept = holder.get(part)
+            if isinstance(kept, dict) and "sealed" in kept:
+                try:
+                    holder[part] = {"text": sealer.open(str(kept["sealed"]), str(record.get("request", "")))}
+                except (InvalidTag, ValueError):
+                    number = record.get("number")
+                    print(f"shoal: record {number}: {part} is encrypted with another key", file=sys.stderr)
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from shoal.router.access.caller import Caller
 from shoal.router.access.door import Shown, allowed
 from shoal.router.access.key import Key
-from shoal.router.access.keyring import Keyring
+from shoal.router.access.keyring import Keyring, ends_of
 from shoal.router.access.token import TOKEN_PREFIX, Tokens
 from shoal.router.errors import CredentialError, CredentialsAwayError
 
@@ -59,7 +59,10 @@ class Guard:
                 raise CredentialError(_UNKNOWN)
             return await self._tokens.caller(credential)
         if shown.certificate:
-            return self._counting(self.keyring.of_certificate(shown.certificate))
+            caller = self._counting(self.keyring.of_certificate(shown.certificate))
+            if (ends := ends_of(shown.certificate)) <= self._now():
+                raise CredentialError(_UNKNOWN)  # it expired on a connection that goes on
+            return replace(caller, expires=ends)
         raise CredentialError("a credential is needed: send an API key or a token as `authorization: Bearer …`")
 
     def _counting(self, key: Key | None) -> Caller:
@@ -75,7 +78,7 @@ class Guard:
 
     @asynccontextmanager
     async def served(self, caller: Caller) -> AsyncGenerator[None, None]:
-        """What runs inside ends with CredentialError when the caller's key is revoked, or key or token expire."""
+        """What runs inside ends with CredentialError when the key is revoked, or key, token or certificate expire."""
         try:
             async with asyncio.timeout(None) as scope:
                 entry = _Served(caller, scope)
@@ -106,7 +109,9 @@ class Guard:
                 _log.info("credential_ended_while_served", key=entry.caller.key_id)
 
     def _counts(self, caller: Caller, now: float) -> bool:
+        if caller.expires and now >= caller.expires:
+            return False
         if caller.key_id.startswith(TOKEN_PREFIX):
-            return not caller.expires or now < caller.expires
+            return True
         key = self.keyring.get(caller.key_id)
         return key is not None and key.holds(now)

@@ -13,8 +13,10 @@ import jwt
 import structlog
 
 from shoal.router.errors import CredentialsAwayError
+from shoal.router.reading import read_within
 
 _TIMEOUT = 5.0
+_PATIENCE = 1.0  # seconds that callers whose key is known wait for a provider that is slow
 _MOST_BYTES = 1 << 20
 _LEAST_GAP = 10.0  # seconds between two looks, whatever unknown keys tokens name
 
@@ -29,7 +31,7 @@ class Jwks:
         self._source, self._ca, self._max_age, self._clock = source, ca, max_age, clock
         self._keys: dict[str, jwt.PyJWK] = {}
         self._read_at = self._tried_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
         self._raw = b""
         self.version = 0
         """Rises when the keys change."""
@@ -42,12 +44,21 @@ class Jwks:
         return self._keys.get(key_id)
 
     async def refresh(self, wanted: str | None = None) -> None:
-        """Look again when the keys are old, or when one is wanted that is not there."""
-        old = self._clock() - self._read_at > self._max_age
-        if old or (wanted is not None and wanted not in self._keys):
-            async with self._reading:  # who comes meanwhile waits for what is found
-                if self._clock() - self._tried_at > _LEAST_GAP:
-                    await self._look()
+        """Look again when the keys are old, or when one is wanted that is not there. Whoever comes meanwhile waits for
+        what is found, but not for a provider that is silent."""
+        old, known = self._clock() - self._read_at > self._max_age, wanted is None or wanted in self._keys
+        if known and not old:
+            return
+        if self._looking is None and self._clock() - self._tried_at > _LEAST_GAP:
+            self._looking = asyncio.create_task(self._look(), name="jwks")
+            self._looking.add_done_callback(self._looked)
+        if self._looking is not None:
+            await asyncio.wait({self._looking}, timeout=_PATIENCE if known and self._keys else 2 * _TIMEOUT)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled():
+            task.result()
 
     async def _look(self) -> None:
         self._tried_at = self._clock()
@@ -69,7 +80,7 @@ class Jwks:
         with urllib.request.urlopen(self._source, timeout=_TIMEOUT, context=context) as answer:  # noqa: S310  # https alone, checked by AccessConfig
             if not answer.url.startswith("https://"):
                 raise ValueError("redirected away from https")
-            raw: bytes = answer.read(_MOST_BYTES + 1)
+            raw = read_within(answer, _MOST_BYTES + 1, _TIMEOUT)
         if len(raw) > _MOST_BYTES:
             raise ValueError(f"more than {_MOST_BYTES} bytes")
         return raw

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import structlog
 from cryptography import x509
@@ -65,13 +66,26 @@ class Keyring:
                 self._read[index], changed = keys, True
         if changed:
             known = [key for keys in self._read.values() for key in keys]
-            self._by_id = {key.id: key for key in known}
-            self._by_certificate = {key.certificate: key for key in known if key.certificate}
+            # Of several records of one, the last counts: what was revoked anywhere is revoked, and a certificate that
+            # was registered again after that counts again.
+            self._by_id = {key.id: key for key in sorted(known, key=lambda key: bool(key.revoked))}
+            registered = sorted(self._by_id.values(), key=lambda key: (not key.revoked, key.created))
+            self._by_certificate = {key.certificate: key for key in registered if key.certificate}
         return changed
 
 
 def names_of(der: bytes) -> list[str]:
     """What a certificate may be known by, the most certain first; empty when it cannot be read."""
+    return list(_read(der)[0])
+
+
+def ends_of(der: bytes) -> float:
+    """When a certificate stops counting, unix time; 0 when it cannot be read. TLS looks when a connection is made."""
+    return _read(der)[1]
+
+
+@lru_cache(maxsize=1024)
+def _read(der: bytes) -> tuple[tuple[str, ...], float]:
     try:
         certificate = x509.load_der_x509_certificate(der)
         names = [f"sha256:{hashlib.sha256(der).hexdigest()}"]
@@ -84,5 +98,5 @@ def names_of(der: bytes) -> list[str]:
         subjects = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         names += [f"cn:{n.value}" for n in subjects if isinstance(n.value, str)]
     except ValueError:
-        return []
-    return names
+        return (), 0.0
+    return tuple(names), certificate.not_valid_after_utc.timestamp()

@@ -73,6 +73,15 @@ GENERATING = frozenset(
 """Methods that use the model."""
 
 
+CHANGING = frozenset(
+    (
+        "SessionService/CreateSession", "SessionService/ForkSession", "SessionService/DeleteSession",
+        "http.DeleteResponse", "http.CancelResponse",
+    )
+)  # fmt: skip
+"""Methods that change what is kept without using the model."""
+
+
 def short_name(method: str) -> str:
     """A gRPC method as the table names it.
 

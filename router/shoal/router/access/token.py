@@ -57,7 +57,7 @@ class Tokens:
             if header.get("alg") not in config.algorithms:  # before any key is looked for; `none` is never among them
                 raise CredentialError("the token's signature is not of a kind that is believed here")
             key = await self._jwks.key(str(header.get("kid", "")))
-            if key is None:
+            if key is None or key.public_key_use not in (None, "sig"):
                 raise CredentialError("the token is signed with a key that is not known here")
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -68,6 +68,7 @@ class Tokens:
                 leeway=config.leeway,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
+            float(claims["exp"])  # a whole number may be too large for one
         except jwt.ExpiredSignatureError:
             raise CredentialError("the token has expired") from None
         except jwt.InvalidAudienceError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shoal.router.audit.chain import Head, chained, verify
 
@@ -18,7 +19,8 @@ class AuditFileError(Exception):
 
 
 class AuditFile:
-    """One router's file, and beside it its head. Any thread may append; batches are whole or not at all."""
+    """One router's file, and beside it its head. Any thread may append; batches are whole or not at all. Nobody else
+    writes it meanwhile: two would cut off each other's records."""
 
     def __init__(self, path: Path, key: bytes) -> None:
         """Goes on where it ended; half a line that a writer left when it died is cut off. Raises AuditFileError."""
@@ -26,17 +28,36 @@ class AuditFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            raw = path.read_bytes()
         except OSError as error:
             raise AuditFileError(f"{path}: {error.strerror}") from error
-        self._size = raw.rfind(b"\n") + 1
-        self.head, problems = verify(raw[: self._size].splitlines(keepends=True), key, read_head(path))
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+            self._size, whole = 0, self._path.open("rb")
+        except BlockingIOError:
+            raise AuditFileError(f"{self._path}: another process writes it; give each router its own id") from None
+        except OSError as error:
+            raise AuditFileError(f"{self._path}: {error.strerror}") from error
+        with whole:
+            self.head, problems = verify(self._lines(whole), self._key, read_head(self._path))
         if problems:
-            os.close(self._file)
             raise AuditFileError(
-                f"{path}, line {problems[0].line}: {problems[0].what}; move it away to begin a new one"
+                f"{self._path}, line {problems[0].line}: {problems[0].what}; move it away to begin a new one"
             )
         self._cut()
+
+    def _lines(self, whole: BinaryIO) -> Iterator[bytes]:
+        """One after the other: a trail may be larger than memory."""
+        for line in whole:
+            if line.endswith(b"\n"):
+                self._size += len(line)
+            yield line
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write them, one after the other, all the way to the disk. Raises AuditFileError, having written nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -24,6 +25,7 @@ class AuditLog:
         self._file, self._refuse = file, refuse
         self._waiting: list[tuple[Mapping[str, Any], asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "audit")  # its own: nobody else's work makes a record wait
         self.lost = 0
         """Records that could not be written since the last that could."""
 
@@ -45,6 +47,7 @@ class AuditLog:
         """Once everything is written."""
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
+        self._thread.shutdown(wait=False)
         self._file.close()
 
     async def _write_all(self) -> None:
@@ -52,17 +55,17 @@ class AuditLog:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
                 records = [record for record, _ in batch]
-                if self.lost:
-                    records[0] = {**records[0], "lost_before": self.lost}
+                if lost := self.lost:
+                    records[0] = {**records[0], "lost_before": lost}
                 try:
-                    await asyncio.to_thread(self._file.append, records)
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._file.append, records)
                 except AuditFileError as error:
                     for _, done in batch:
                         if not done.done():
                             done.set_exception(error)
                             done.exception()  # whoever was cancelled meanwhile asks no more
                 else:
-                    self.lost = 0
+                    self.lost -= lost  # some may have been lost meanwhile
                     for _, done in batch:
                         if not done.done():
                             done.set_result(None)

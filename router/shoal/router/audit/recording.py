@@ -22,14 +22,14 @@ class Recording:
     request: str
     how: Recorded
     asked: Asked
+    model: str = ""
     answer: Answer = field(default_factory=Answer)
     """What was said; whoever relays the events tells it."""
 
     async def accepted(self) -> None:
         """Raises AuditError."""
         if self.trail is not None:
-            model = str(getattr(self.asked, "model", ""))
-            await self.trail.accepted(self.caller, self.method, self.request, model, self.asked, self.how)
+            await self.trail.accepted(self.caller, self.method, self.request, self.model, self.asked, self.how)
 
     def heard(self, event: api.ChatResponse | api.GenerateResponse) -> None:
         """The next event."""

@@ -19,7 +19,7 @@ from shoal.router.access.caller import Caller
 from shoal.router.audit.log import AuditLog
 from shoal.router.limits.policy import Recorded
 
-_CONTENT = ("messages", "text", "tokens", "prompt")  # fields of requests that hold what people said
+_CONTENT = ("messages", "text", "tokens", "tools", "response_format")  # fields of requests that hold what people said
 _NONCE = 12
 
 
@@ -42,11 +42,22 @@ class Sealer:
 
 
 @dataclass(slots=True)
+class ToolUse:
+    """One call of a tool."""
+
+    named: dict[str, Any]
+    arguments: list[str] = field(default_factory=list)
+    result: str | None = None
+    """What the server's tool gave; None: it is the caller's, or gave nothing."""
+
+
+@dataclass(slots=True)
 class Answer:
     """What a request's events say, collected."""
 
     text: list[str] = field(default_factory=list)
-    tools: list[dict[str, Any]] = field(default_factory=list)
+    tools: dict[tuple[int, int], ToolUse] = field(default_factory=dict)
+    """By choice and number."""
     usage: dict[str, int] = field(default_factory=dict)
     finishes: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
@@ -62,15 +73,24 @@ class Answer:
                     self.text.append(event.text.text)
                 case "reasoning":
                     self.text.append(event.reasoning.text)
-                case "tool_call" if event.tool_call.name:
-                    call = event.tool_call
-                    self.tools.append({"name": call.name, "id": call.id, "on_server": call.runs_on_server})
+                case "tool_call":
+                    self._called(event.choice, event.tool_call)
+                case "tool_result":
+                    if (use := self.tools.get((event.choice, event.tool_result.index))) is not None:
+                        use.result, use.named["failed"] = event.tool_result.content, event.tool_result.failed
                 case "warning":
                     self.flags.append(event.warning.code)
         if event.HasField("done"):
             self.finishes.append(api.FinishReason.Name(event.done.finish_reason))
             for name in ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"):
                 self.usage[name] = self.usage.get(name, 0) + getattr(event.done.usage, name)
+
+    def _called(self, choice: int, call: api.ToolCallDelta) -> None:
+        place = (choice, call.index)
+        if call.name:
+            self.tools[place] = ToolUse({"name": call.name, "id": call.id, "on_server": call.runs_on_server})
+        if place in self.tools and call.arguments:
+            self.tools[place].arguments.append(call.arguments)
 
 
 class Trail:
@@ -95,18 +115,26 @@ class Trail:
         told: dict[str, Any] = {"outcome": outcome, "counts": answer.usage, "finish": answer.finishes}
         told["answer"] = self._kept("".join(answer.text), request, how)
         if answer.tools:
-            told["tools"] = answer.tools
+            told["tools"] = [self._used(use, request, how) for use in answer.tools.values()]
         if answer.flags:
             told["flags"] = answer.flags
         await self._write("ended", caller, method, request, told)
 
-    async def called(self, caller: Caller | None, method: str, outcome: str, **more: Any) -> None:
+    async def changing(self, caller: Caller, method: str, about: str) -> None:
+        """A call that generates nothing and changes something, before it does; `about`: what. Raises AuditError."""
+        await self._write("accepted", caller, method, "", {"about": about} if about else {})
+
+    async def called(self, caller: Caller | None, method: str, outcome: str, about: str = "") -> None:
         """A call that generates nothing, or one that was not let in (`caller` None). Raises AuditError."""
-        await self._write("called", caller, method, "", {"outcome": outcome, **more})
+        await self._write("called", caller, method, "", {"outcome": outcome, **({"about": about} if about else {})})
 
     async def close(self) -> None:
         """Once everything is written."""
         await self._log.close()
+
+    def _used(self, use: ToolUse, request: str, how: Recorded) -> dict[str, Any]:
+        told = {**use.named, "arguments": self._kept("".join(use.arguments), request, how)}
+        return told if use.result is None else {**told, "result": self._kept(use.result, request, how)}
 
     def _kept(self, text: str, request: str, how: Recorded) -> dict[str, str]:
         if how == "store":

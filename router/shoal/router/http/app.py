@@ -60,7 +60,7 @@ def build(gate: Gate, around: Surroundings) -> Api:
         return Route(path, Endpoint(name, handle, gate, rim, around.most_bytes), methods=[method])
 
     def page(path: str, name: str, serve: Page) -> Route:
-        return Route(path, guarded(name, serve, gate.door))
+        return Route(path, guarded(name, serve, gate.front.protection))
 
     routes = [
         api("/v1/chat/completions", "POST", "http.ChatCompletions", chat.create),

@@ -17,15 +17,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from shoal.router.access.door import Door, Shown
-from shoal.router.access.table import FOR_EVERYBODY
+from shoal.router.access.door import Shown
+from shoal.router.access.table import FOR_EVERYBODY, GENERATING
+from shoal.router.audit.visit import Visit
 from shoal.router.call import Call
 from shoal.router.errors import StoppingError
 from shoal.router.http.body import read_body
 from shoal.router.http.errors import Problem, problem_of
 from shoal.router.http.gate import Gate
 from shoal.router.http.reply import Reply, Stream, to_json
-from shoal.router.rim import Rim
+from shoal.router.protection import Protection
+from shoal.router.rim import Rim, joined
 from shoal.wire.status import WireError, status_of
 
 _LAST_WORDS_SECONDS = 1.0  # a client that does not read is not waited for longer
@@ -59,13 +61,14 @@ class Endpoint:
         request, began, answer = Request(scope, receive), time.monotonic(), _Answer(send)
         try:
             async with asyncio.timeout(self._gate.max_request_seconds):
-                async with self._gate.front.protection.entering(shown_by(request), self.name):
+                about = request.path_params.get("response_id", "")
+                async with self._gate.front.protection.entering(shown_by(request), self.name, about) as visit:
                     call = self._gate.call(request)
                     answer.headers["x-request-id"] = call.request_id
                     has_body = request.method == "POST"
                     body = await read_body(request.headers, request.stream(), self._most_bytes) if has_body else {}
                     asked = Asked(body, request.path_params, request.query_params)
-                    await _unless_gone(request, self._answer(asked, call, answer))
+                    await _unless_gone(request, self._answer(asked, call, answer, visit))
         except ClientDisconnect:
             self._rim.ended(self.name, began, status_of(asyncio.CancelledError()))
         except asyncio.CancelledError as error:
@@ -78,8 +81,10 @@ class Endpoint:
         else:
             self._rim.ended(self.name, began, None)
 
-    async def _answer(self, asked: Asked, call: Call, answer: _Answer) -> None:
+    async def _answer(self, asked: Asked, call: Call, answer: _Answer, visit: Visit) -> None:
         reply = await self._handle(asked, call)
+        if isinstance(reply, Reply) or self.name not in GENERATING:  # else it is only about to begin
+            await visit.done()
         if isinstance(reply, Reply):
             await answer.whole(reply.http_status, reply.body, reply.headers)
             return
@@ -90,13 +95,13 @@ class Endpoint:
         await answer.end()
 
 
-def guarded(name: str, serve: Page, door: Door) -> Page:
+def guarded(name: str, serve: Page, protection: Protection) -> Page:
     """A page that machines and people read, for whom the table lets have it."""
 
     async def guard(request: Request) -> Response:
         try:
             if name not in FOR_EVERYBODY:
-                await door.admit(shown_by(request), name)
+                await protection.look(shown_by(request), name)
         except WireError as error:
             problem = problem_of(error)
             return Response(to_json(problem.body), problem.http_status, problem.headers, "application/json")
@@ -108,7 +113,7 @@ def guarded(name: str, serve: Page, door: Door) -> Page:
 
 def shown_by(request: Request) -> Shown:
     """What a request brings to prove who it is from."""
-    return Shown(request.headers.get("authorization", ""), request.scope.get("client_certificate", b""))
+    return Shown(joined(request.headers.getlist("authorization")), request.scope.get("client_certificate", b""))
 
 
 async def _fail(answer: _Answer, error: BaseException) -> None:

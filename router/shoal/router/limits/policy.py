@@ -93,8 +93,9 @@ def read_policies(document: Mapping[str, Any], usual: Policy) -> dict[str, Polic
 class Policies:
     """Everybody's. Read from a file, again whenever it changed; a file that became wrong changes nothing."""
 
-    def __init__(self, config: LimitsConfig, usual: Policy | None = None) -> None:
-        """Raises PolicyError and OSError for a file that is wrong at the start."""
+    def __init__(self, config: LimitsConfig, usual: Policy | None = None, *, encrypts: bool = True) -> None:
+        """`encrypts`: whether the trail can. Raises PolicyError and OSError for a file that is wrong at the start."""
+        self._encrypts = encrypts
         base = usual or Policy()
         self._usual = replace(
             base,
@@ -138,4 +139,8 @@ class Policies:
             document = tomllib.loads(path.read_text())
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise PolicyError(f"{path} is not TOML: {error}") from None
-        self._policies = read_policies(document, self._usual)
+        policies = read_policies(document, self._usual)
+        lacking = [] if self._encrypts else [name for name, policy in policies.items() if policy.audit == "encrypt"]
+        if lacking:
+            raise PolicyError(f'{lacking[0]}.audit may not be "encrypt" without audit.encryption_key_file')
+        self._policies = policies

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from http.client import HTTPException
 
 import structlog
 
 from shoal.router.errors import ContentError, ModerationAwayError
+from shoal.router.reading import read_within
 
 _MOST_BYTES = 1 << 20
+_MOST_ASKED = 64  # questions at once; more wait, as part of their time
 _RETRY_AFTER_MS = 2_000
 
 _NO_ANSWER = (OSError, TimeoutError, HTTPException, ValueError, LookupError, TypeError, AttributeError)
@@ -30,6 +33,8 @@ class Moderator:
     seconds: float
     refuse: bool
     """Whether what it cannot judge is refused."""
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MOST_ASKED, "moderation"))
+    """Its own: a service that is slow holds up nobody else's work."""
 
     async def check(self, text: str, where: str) -> None:
         """Raises ContentError for what is flagged, ModerationAwayError when nobody judges and that is refused."""
@@ -37,7 +42,8 @@ class Moderator:
             return
         try:
             async with asyncio.timeout(self.seconds):
-                answer = json.loads(await asyncio.to_thread(self._ask, text))
+                asking = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, text)
+                answer = json.loads(await asking)
             result = answer["results"][0]
             flagged, categories = bool(result["flagged"]), result.get("categories") or {}
             named = sorted(str(name) for name, hit in categories.items() if hit)
@@ -56,5 +62,4 @@ class Moderator:
             headers["authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)  # noqa: S310  # http(s), checked by SafeguardsConfig
         with urllib.request.urlopen(request, timeout=self.seconds) as answer:  # noqa: S310  # the same
-            raw: bytes = answer.read(_MOST_BYTES)
-        return raw
+            return read_within(answer, _MOST_BYTES, self.seconds)

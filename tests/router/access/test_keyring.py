@@ -1,0 +1,82 @@
+"""Certificates and records of keys over time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shoal.router.access.door import Shown
+from shoal.router.access.guard import Guard
+from shoal.router.access.key import Key
+from shoal.router.access.key_store import FileKeys
+from shoal.router.access.keyring import Keyring, ends_of
+from shoal.router.access.register import Register
+from shoal.router.errors import CredentialError
+from tests.certificates import Authority
+from tests.router.access.showing import make_key, write_keys
+
+
+async def test_a_certificate_that_expired_counts_no_more(tmp_path: Path) -> None:
+    """Also on a connection that was made while it did; and what it began ends."""
+    der = Authority(tmp_path).issue("known", uri="spiffe://acme/batch").der
+    ends, now = ends_of(der), [time.time()]
+    register = Register(FileKeys(str(tmp_path / "keys.json")), time.time)
+    await register.create("acme", "user", certificate="uri:spiffe://acme/batch")
+    keyring = Keyring([FileKeys(str(tmp_path / "keys.json"))])
+    guard = Guard(keyring, None, lambda: now[0])
+    await keyring.refresh()
+    caller = await guard.identify(Shown(certificate=der))
+    assert (caller.tenant, caller.expires) == ("acme", ends)
+
+    async def work() -> None:
+        async with guard.served(caller):
+            now[0] = ends
+            guard.show_out()
+            await asyncio.Event().wait()
+
+    with pytest.raises(CredentialError, match="while this was served"):
+        await work()
+    with pytest.raises(CredentialError):
+        await guard.identify(Shown(certificate=der))
+
+
+async def test_a_revoked_certificate_counts_no_more_until_it_is_registered_again(tmp_path: Path) -> None:
+    """Whatever the order in which a store gives its records."""
+    der = Authority(tmp_path).issue("known", uri="spiffe://acme/batch").der
+    path, clock = tmp_path / "keys.json", [1.0]
+    register = Register(FileKeys(str(path)), lambda: clock[0])
+    old, _ = await register.create("acme", "admin", certificate="uri:spiffe://acme/batch")
+
+    async def known() -> Key | None:
+        keyring = Keyring([FileKeys(str(path))])
+        await keyring.refresh()
+        return keyring.of_certificate(der)
+
+    clock[0] = 2.0
+    old = await register.revoke(old.id)
+    found = await known()
+    assert found is not None
+    assert not found.holds(2.0)
+    new, _ = await register.create("acme", "user", certificate="uri:spiffe://acme/batch")
+    for order in ((old, new), (new, old)):
+        write_keys(path, *order)
+        assert await known() == new
+
+
+async def test_what_is_revoked_in_one_store_is_revoked(tmp_path: Path) -> None:
+    """A copy of the record elsewhere does not bring it back."""
+    key, shown = make_key("acme", "user")
+    stores = [FileKeys(str(tmp_path / name)) for name in ("a.json", "b.json")]
+    for first in (True, False):
+        write_keys(tmp_path / "a.json", replace(key, revoked=1.0) if first else key)
+        write_keys(tmp_path / "b.json", key if first else replace(key, revoked=1.0))
+        keyring = Keyring(stores)
+        for store in stores:
+            store._seen = None
+        await keyring.refresh()
+        with pytest.raises(CredentialError):
+            await Guard(keyring, None, time.time).identify(Shown(f"Bearer {shown}"))
