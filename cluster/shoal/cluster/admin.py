@@ -21,6 +21,7 @@ from shoal.cluster.saboteur import Saboteur
 from shoal.proto.v1 import admin_pb2 as pb
 from shoal.proto.v1 import admin_pb2_grpc
 from shoal.wire.credentials import add_port, join_address
+from shoal.wire.internal import only_internal
 from shoal.wire.options import server_options
 from shoal.wire.registry import Desired
 from shoal.wire.tls import TlsConfig, internal_server
@@ -61,7 +62,7 @@ class AdminServer(admin_pb2_grpc.AdminServiceServicer):
 
     async def start(self, host: str) -> None:
         """Listen on a free port of `host` and say where. Raises OSError."""
-        self._server = grpc.aio.server(options=server_options())
+        self._server = grpc.aio.server(interceptors=only_internal(self._tls), options=server_options())
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self, self._server)
         self.address = join_address(host, add_port(self._server, host, 0, internal_server(self._tls)))
         await self._server.start()

@@ -24,6 +24,7 @@ from shoal.proto.v1 import experts_pb2_grpc, watch_pb2, watch_pb2_grpc, worker_p
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1.constraint_pb2 import Constraint
 from shoal.wire.credentials import add_port, join_address
+from shoal.wire.internal import only_internal
 from shoal.wire.options import server_options
 from shoal.wire.tls import TlsConfig, internal_server
 from shoal.workers.compiling import Compiling
@@ -162,7 +163,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer, watch_pb2_grpc.WorkerW
             outbox.put(message)
 
     async def _start(self) -> str:
-        server = self._server = grpc.aio.server(options=server_options())
+        server = self._server = grpc.aio.server(interceptors=only_internal(self._tls), options=server_options())
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, server)
         watch_pb2_grpc.add_WorkerWatchServiceServicer_to_server(self, server)
         if self._giver is not None:
