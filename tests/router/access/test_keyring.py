@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis.asyncio
 
 from shoal.router.access.door import Shown
 from shoal.router.access.guard import Guard
 from shoal.router.access.key import Key
-from shoal.router.access.key_store import FileKeys
+from shoal.router.access.key_store import KEYS, FileKeys, KeysAwayError, RedisKeys
 from shoal.router.access.keyring import Keyring, ends_of
 from shoal.router.access.register import Register
 from shoal.router.errors import CredentialError
@@ -80,3 +81,51 @@ async def test_what_is_revoked_in_one_store_is_revoked(tmp_path: Path) -> None:
         await keyring.refresh()
         with pytest.raises(CredentialError):
             await Guard(keyring, None, time.time).identify(Shown(f"Bearer {shown}"))
+
+
+@pytest.mark.parametrize("store", ["file", "redis"])
+async def test_a_record_that_is_no_key_hides_no_revocation(tmp_path: Path, redis_url: str, store: str) -> None:
+    """As a newer version may write one: it lets nobody in, and the others are what is said of them."""
+    (key, shown), bad = make_key("acme", "user"), '{"id": "b", "tenant": "t", "role": "user", "digest": "d", "new": 1}'
+    client = redis.asyncio.Redis.from_url(redis_url)
+    path, kept = tmp_path / "keys.json", RedisKeys(client)
+    keyring = Keyring([FileKeys(str(path)) if store == "file" else kept])
+    guard = Guard(keyring, None, time.time)
+
+    async def write(record: Key) -> None:
+        if store == "file":
+            path.write_text(f'{{"keys": [{bad}, {record.to_json()}]}}')
+        else:
+            await kept.put(record)
+
+    await client.hset(KEYS, "b", bad)
+    await write(key)
+    await keyring.refresh()
+    assert (await guard.identify(Shown(f"Bearer {shown}"))).key_id == key.id
+    await write(replace(key, revoked=1.0))
+    await keyring.refresh()
+    await client.aclose()
+
+    with pytest.raises(CredentialError):
+        await guard.identify(Shown(f"Bearer {shown}"))
+    if store == "file":
+        with pytest.raises(KeysAwayError):  # it would be lost
+            await FileKeys(str(path)).put(key)
+
+
+async def test_looking_for_revoked_keys_never_ends(tmp_path: Path) -> None:
+    """Whatever goes wrong once."""
+    keyring = Keyring([FileKeys(str(tmp_path / "keys.json"))])
+    looked = asyncio.Event()
+    whole, times = keyring.refresh, iter(range(10))
+
+    async def refresh() -> bool:
+        if next(times) == 0:
+            raise RuntimeError("once")
+        looked.set()
+        return await whole()
+
+    keyring.refresh = refresh  # type: ignore[method-assign]  # to break it
+    watching = asyncio.create_task(Guard(keyring, None, time.time).watch(0.001))
+    await looked.wait()
+    watching.cancel()

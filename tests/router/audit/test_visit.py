@@ -133,7 +133,7 @@ async def test_what_comes_to_nothing_is_recorded_too(
     await ask(address, "/metrics", None, authorization="Bearer noise")
     await ask(address, "/metrics", None, authorization=f"Bearer {ring.shown['admin']}")
     for _ in range(2):
-        await ask(address, "/v1/responses", TURN, authorization=shown, **{"idempotency-key": "k"})
+        await ask(address, "/v1/responses", TURN, authorization=shown, idempotency_key="k")
     told = [(r["kind"], r["method"], r.get("outcome"), r.get("tenant")) for r in records(tmp_path / "trail")]
 
     assert told == [

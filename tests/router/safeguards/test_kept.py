@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
+from shoal.router.audit.config import AuditConfig
 from shoal.router.fleet.scripted_worker import STOPPED, Action, Say, Script, saying
 from shoal.router.harmony.builtin import PYTHON
 from shoal.router.limits.config import LimitsConfig
@@ -18,13 +21,15 @@ from shoal.router.safeguards.config import SafeguardsConfig
 from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import ToolOutput
 from shoal.router.tools.scripted import ScriptedTool
+from shoal.wire.status import RETRY_AFTER_KEY
+from tests.router.access.showing import Ring, make_key, write_keys
 from tests.router.byte_tokenizer import ids_of
 from tests.router.conftest import StartCluster
 from tests.router.http.asking import ask
 from tests.router.inference.test_tools import taking_turns
 from tests.router.safeguards.test_canaries import everything_in
 from tests.router.safeguards.test_pipeline import CARD, MAIL, moderation, words
-from tests.router.talking import answer_of, events_of, failed, user
+from tests.router.talking import answer_of, events_of, failed, trailing, until, user
 
 __all__ = ["moderation"]
 
@@ -149,3 +154,59 @@ async def test_answers_that_are_redacted_are_not_remembered(
 
     assert len(cluster.worker.submits) == 4
     assert not [key for key in kept if "answers" in key]
+
+
+async def test_a_silent_classifier_holds_up_nobody_else(
+    start_cluster: StartCluster, tokenizer: Tokenizer, moderation: Any, tmp_path: Path
+) -> None:
+    """While dozens of its callers wait for it, other tenants are served and recorded; its own are then told so."""
+    url, service = moderation
+    tenants, answers, post = tmp_path / "tenants.toml", threading.Event(), service.do_POST
+    ring = Ring(tmp_path)
+    (other, shown) = make_key("other", "user")
+    write_keys(ring.file, *ring.keys.values(), other)
+
+    def silent(handler: Any) -> None:
+        answers.wait()
+        post(handler)
+
+    service.do_POST = silent
+    tenants.write_text("[acme]\nmoderate = true\n[other]\nmoderate = false\n")
+    cluster = await start_cluster(
+        saying(ids_of(tokenizer, words("fine"))),
+        access=ring.config(),
+        audit=AuditConfig(directory=str(tmp_path / "t")),
+        safeguards=SafeguardsConfig(moderation_url=url, moderation_seconds=60.0),
+        limits=LimitsConfig(tenants_file=str(tenants)),
+    )  # fmt: skip
+    chat: Any = cluster.front.inference.Chat
+
+    def asks(key: str) -> Any:
+        return events_of(chat(user("hello"), metadata=(("authorization", f"Bearer {key}"),), timeout=60))
+
+    waiting = [asyncio.create_task(asks(ring.shown["user"])) for _ in range(40)]
+    await until(lambda: threading.active_count() > 40)
+    told = await asks(shown)
+    assert answer_of(told) == "fine"
+    assert not any(task.done() for task in waiting)
+    answers.set()
+
+    assert {answer_of(events) for events in await asyncio.gather(*waiting)} == {"fine"}
+
+
+async def test_a_classifier_that_takes_too_long_is_away(
+    start_cluster: StartCluster, tokenizer: Tokenizer, moderation: Any
+) -> None:
+    """What it cannot judge in time is refused, with a hint to come back."""
+    url, service = moderation
+    answers, post = threading.Event(), service.do_POST
+    service.do_POST = lambda handler: (answers.wait(), post(handler))
+    cluster = await start_cluster(
+        saying(ids_of(tokenizer, BOMB)),
+        safeguards=SafeguardsConfig(moderation_url=url, moderation_seconds=0.05),
+    )
+    _, error = await failed(cluster.front.inference.Chat(user("hello")))
+    answers.set()
+
+    assert (error.code(), trailing(error)["shoal-reason"]) == (grpc.StatusCode.UNAVAILABLE, "moderation_away")
+    assert int(trailing(error)[RETRY_AFTER_KEY]) > 0

@@ -55,6 +55,12 @@ class Moderation(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+class Many(ThreadingHTTPServer):
+    """One that many may ask at once."""
+
+    request_queue_size = 128
+
+
 def all_of(folder: Path) -> str:
     """Every trail in it."""
     return "".join(path.read_text() for path in folder.glob("*.jsonl"))
@@ -64,7 +70,7 @@ def all_of(folder: Path) -> str:
 def moderation() -> Iterator[tuple[str, type[Moderation]]]:
     """A running service, and how to look into it."""
     kind = type("Own", (Moderation,), {"asked": [], "broken": False})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    server = Many(("127.0.0.1", 0), kind)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/v1/moderations", kind

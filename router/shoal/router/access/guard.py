@@ -95,8 +95,11 @@ class Guard:
     async def watch(self, period: float) -> None:
         """Look for changed keys every `period` seconds, for ever."""
         while True:
-            await self.keyring.refresh()
-            self.show_out()
+            try:
+                await self.keyring.refresh()
+                self.show_out()
+            except Exception:  # whatever it is, keys that are revoked later must be seen
+                _log.exception("keys_not_looked_at")
             await asyncio.sleep(period)
 
     def show_out(self) -> None:

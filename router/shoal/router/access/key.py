@@ -87,7 +87,7 @@ class Key:
             return cls(**given)
         except BadKeyError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise BadKeyError(f"this is no record of a key: {type(error).__name__}: {error}") from None
 
 

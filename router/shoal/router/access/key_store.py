@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import redis
+import structlog
 
 from shoal.router.access.key import BadKeyError, Key
 from shoal.router.store.script import Client
+
+_log = structlog.get_logger(__name__)
 
 KEYS = "shoal:{keys}"
 """A Redis hash: id -> record. Its version is beside it, under the same hash tag, and rises with every change."""
@@ -52,16 +55,16 @@ class FileKeys:
             seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if seen == self._seen:
                 return None
-            keys = self._read()
+            keys = _those_that_are(self._read(), str(self._path))
         except OSError as error:
             raise KeysAwayError(f"{self._path} cannot be read: {error.strerror}") from error
         self._seen = seen
         return keys
 
     async def all(self) -> Sequence[Key]:
-        """See `KeyStore`. A file that is not there holds none."""
+        """See `KeyStore`. A file that is not there holds none; one with a record that is none is not to be written."""
         try:
-            return self._read()
+            return _parsed(self._read(), str(self._path))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -85,13 +88,12 @@ class FileKeys:
             os.fsync(file.fileno())
         part.replace(self._path)
 
-    def _read(self) -> list[Key]:
+    def _read(self) -> list[Any]:
         try:
             document = json.loads(self._path.read_text())
-            records = document["keys"]
-        except (ValueError, KeyError, TypeError) as error:
+            return list(document["keys"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise KeysAwayError(f'{self._path} must hold {{"keys": [...]}}: {error}') from None
-        return _parsed(records, str(self._path))
 
 
 class RedisKeys:
@@ -110,7 +112,7 @@ class RedisKeys:
             records: Mapping[bytes, bytes] = await self._client.hgetall(KEYS)
         except (redis.RedisError, OSError) as error:
             raise KeysAwayError(f"Redis does not answer: {type(error).__name__}") from error
-        keys = _parsed(list(records.values()), "Redis")
+        keys = _those_that_are(list(records.values()), "Redis")
         self._seen = version  # read before the records: a change between the two is seen next time
         return keys
 
@@ -126,6 +128,17 @@ class RedisKeys:
             await pipeline.hset(KEYS, key.id, key.to_json()).incr(VERSION).execute()
         except (redis.RedisError, OSError) as error:
             raise KeysAwayError(f"Redis does not answer: {type(error).__name__}") from error
+
+
+def _those_that_are(records: Sequence[Any], where: str) -> list[Key]:
+    """Without those that are no keys: they let nobody in, and what is said of the others is heard all the same."""
+    keys = []
+    for record in records:
+        try:
+            keys.append(Key.from_json(record))
+        except BadKeyError as error:
+            _log.warning("key_unreadable", where=where, problem=str(error))
+    return keys
 
 
 def _parsed(records: Sequence[Any], where: str) -> list[Key]:
