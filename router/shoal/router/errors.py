@@ -19,6 +19,7 @@ Ending a request (each is a `WireError`, translated to gRPC status by `shoal.wir
     └── RequestAbsentError     no such request in the journal
     ConflictError            ABORTED
     ├── TurnConflictError      another writer appended first
+    │   └── SessionGoneError     it was deleted meanwhile
     ├── TurnReservedError      another writer is about to
     ├── TakenOverError         another router goes on with the request
     ├── RequestHeldError       its owner lives
@@ -133,11 +134,21 @@ class TurnConflictError(ConflictError):
 
     reason = "turn_conflict"
 
-    def __init__(self, expected: int, found: int) -> None:
-        super().__init__(
-            f"turn {expected} was expected to come next, but the session is at turn {found}: read it again"
-        )
+    def __init__(self, expected: int, found: int, message: str = "") -> None:
+        usual = f"turn {expected} was expected to come next, but the session is at turn {found}: read it again"
+        super().__init__(message or usual)
         self.expected, self.found = expected, found
+
+
+class SessionGoneError(TurnConflictError):
+    """The session was deleted, or expired, while its turn was written; what has its name now is another one."""
+
+    reason = "session_gone"
+
+    def __init__(self, session_id: str, expected: int) -> None:
+        super().__init__(
+            expected, 0, f"session {session_id!r} was deleted, or expired, while turn {expected} was written"
+        )
 
 
 class RequestAbsentError(AbsentError):

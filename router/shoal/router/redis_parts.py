@@ -45,7 +45,8 @@ class RedisParts:
                 self.client = connect(config.redis_url)
             except RedisUrlError as error:
                 raise StartError(f"router.redis_url: {error}") from error
-            self.sessions = timed(RedisSessions(self.client, config.redis_replicas), metrics.store_time)
+            kept = RedisSessions(self.client, config.redis_replicas, config.max_session_ttl_seconds)
+            self.sessions = timed(kept, metrics.store_time)
             self.prefixes = Prefixes(self.client) if config.share_prefixes else None
             self.answers = Answers(self.client, AnswerLimits(config.cache_seconds, config.cache_bytes))
             self.records = Records(self.client, config.session_ttl_seconds)

@@ -294,11 +294,14 @@ async def test_done_is_told_only_after_the_turn_was_stored(
 
 async def test_sixteen_clients_at_once(start_cluster: StartCluster, tokenizer: Tokenizer, redis_url: str) -> None:
     """Every client gets its own answer, and two workers share them."""
+    arrived: list[str] = []
 
     async def echo(submit: pb.Submit) -> AsyncIterator[Action]:
         prompt = tokenizer.decode([token for part in submit.prompt for token in part.ids])
         question = prompt.split("<|start|>user<|message|>")[-1].split("<|end|>")[0]
         ids = ids_of(tokenizer, f"<|channel|>final<|message|>{question}!<|return|>")
+        arrived.append(question)
+        await until(lambda: len(arrived) == 16)
         for token in ids[:-1]:
             yield Say((token,))
             await asyncio.sleep(0.001)

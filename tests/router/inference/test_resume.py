@@ -148,6 +148,29 @@ async def test_a_turn_that_goes_on_is_stored_once(
     assert [item.message.content for item in got.items] == ["2+2?", "hm", "4 é END"]
 
 
+async def test_a_turn_whose_session_was_deleted_does_not_go_on_in_another_of_its_name(
+    start_cluster: StartCluster, start_router: StartRouter, tokenizer: Tokenizer, redis_url: str
+) -> None:
+    """Its client comes back after the session was deleted and begun anew, to the same turn: nothing enters that."""
+    cluster = await start_cluster(remembering(tokenizer, ANSWER), redis_url=redis_url)
+    other = await start_router(workers=(cluster.worker.address,), redis_url=redis_url)
+    inference = cluster.front.inference
+    await events_of(inference.Chat(user("old", session_id="s")))
+    cluster.worker.script = remembering(tokenizer, ANSWER, most=14)
+    seen = await begun(inference.Chat(user("2+2?", request_id="q", session_id="s")), 2)
+    await until(lambda: cluster.front.router.admission.running == 0)
+    cluster.worker.script = remembering(tokenizer, ANSWER)
+    await cluster.front.sessions.DeleteSession(api.DeleteSessionRequest(session_id="s"))
+    await events_of(inference.Chat(user("new", session_id="s")))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await resumed(other, "q", seen)
+    got = await other.sessions.GetSession(api.GetSessionRequest(session_id="s"))
+
+    assert caught.value.code() is grpc.StatusCode.ABORTED
+    assert trailing(caught.value)["shoal-reason"] == "session_gone"
+    assert [item.message.content for item in got.items if item.message.role == api.ROLE_USER] == ["new"]
+
+
 async def test_who_resumes_takes_it_from_who_has_it(
     start_cluster: StartCluster, start_router: StartRouter, tokenizer: Tokenizer, redis_url: str
 ) -> None:

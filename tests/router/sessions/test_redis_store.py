@@ -187,6 +187,18 @@ async def test_the_index_does_not_outlive_its_sessions(store: RedisSessions, cli
     assert 990 <= await client.ttl(index_key("t")) <= 1000
 
 
+async def test_the_index_forgets_who_cannot_be_there_though_nobody_lists(
+    client: redis.asyncio.Redis,
+) -> None:
+    """A tenant that goes on making sessions and never asks for them has no more names than living sessions."""
+    store = RedisSessions(client, longest_seconds=1)
+    await store.append("t", "gone", turn(0, ttl=1))
+    await asyncio.sleep(1.1)
+    await store.append("t", "new", turn(0, ttl=1))
+
+    assert await client.zrange(index_key("t"), 0, -1) == [b"new"]
+
+
 async def test_of_many_who_reserve_one_gets_the_turn(store: RedisSessions) -> None:
     """Twenty at once: one may write, nineteen are told to wait, and cannot append either."""
     tries = (store.reserve("t", "s", f"w{i}", 10) for i in range(20))

@@ -120,6 +120,7 @@ class RequestRecord(_message.Message):
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
+    SESSION_BORN_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """Our name for it, unique among everything that any router runs."""
     tenant: _builtins.str
@@ -148,6 +149,8 @@ class RequestRecord(_message.Message):
     """The request as another API than ours brought it, so that its own kind of events can be told again."""
     left_out: _builtins.int
     """Messages of the oldest turns that were left out of the prompt for want of room."""
+    session_born: _builtins.str
+    """Tells the session that it was accepted for from others that have had its name; empty: the turn makes it."""
     @_builtins.property
     def chat(self) -> _chat_pb2.ChatRequest:
         """A turn of conversation."""
@@ -190,10 +193,11 @@ class RequestRecord(_message.Message):
         max_context: _builtins.int = ...,
         origin: _builtins.str = ...,
         left_out: _builtins.int = ...,
+        session_born: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "generate", b"generate", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "chat", b"chat", "date", b"date", "deadline", b"deadline", "generate", b"generate", "left_out", b"left_out", "max_context", b"max_context", "new_messages", b"new_messages", "origin", b"origin", "prompt", b"prompt", "request", b"request", "request_id", b"request_id", "seed", b"seed", "session_ttl_seconds", b"session_ttl_seconds", "tenant", b"tenant", "tools", b"tools", "traceparent", b"traceparent", "turn", b"turn", "warnings", b"warnings", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "chat", b"chat", "date", b"date", "deadline", b"deadline", "generate", b"generate", "left_out", b"left_out", "max_context", b"max_context", "new_messages", b"new_messages", "origin", b"origin", "prompt", b"prompt", "request", b"request", "request_id", b"request_id", "seed", b"seed", "session_born", b"session_born", "session_ttl_seconds", b"session_ttl_seconds", "tenant", b"tenant", "tools", b"tools", "traceparent", b"traceparent", "turn", b"turn", "warnings", b"warnings", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["chat", "generate"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015

@@ -12,7 +12,14 @@ from shoal.proto.v1.journal_pb2 import RequestRecord
 from shoal.router.call import Call
 from shoal.router.constraint.check import check_off_loop
 from shoal.router.constraint.rules import TurnRules
-from shoal.router.errors import FieldError, PromptTooLongError, SessionFullError, SessionsAwayError, TurnConflictError
+from shoal.router.errors import (
+    FieldError,
+    PromptTooLongError,
+    SessionFullError,
+    SessionGoneError,
+    SessionsAwayError,
+    TurnConflictError,
+)
 from shoal.router.harmony.message import ChatMessage, Rendered
 from shoal.router.harmony.render import Renderer, SystemSettings
 from shoal.router.inference.conversation import calls_of, effort_of, identity_of, read_messages, spoken
@@ -45,6 +52,8 @@ class Opening:
     ttl_seconds: int
     left_out: int = 0
     """Messages of the oldest turns that the model does not see, for want of room."""
+    born: str = ""
+    """`SessionInfo.born` of the session that it is a turn of; empty: of none, or it makes the session."""
 
     def turn(self, said: Sequence[ChatMessage], writer: str) -> Turn:
         """What the session gets when the model has spoken."""
@@ -116,6 +125,9 @@ class Openings:
             return
         again = reserved(self.sessions(), *names, expected_turn=record.turn, patience=self.patience)
         async with again as reservation:
+            found = reservation.session.info.born if reservation.session is not None else ""
+            if record.session_born not in ("", found):
+                raise SessionGoneError(session_id, record.turn)
             yield reservation
 
     def reopen(self, record: RequestRecord) -> Opening:
@@ -132,6 +144,7 @@ class Openings:
             tools=record.tools,
             ttl_seconds=record.session_ttl_seconds,
             left_out=record.left_out,
+            born=record.session_born,
         )
 
     async def look(self, request: api.ChatRequest, tenant: str) -> Session | None:
@@ -178,8 +191,9 @@ class Openings:
             if left_out := len(said) - len(kept_messages):
                 prompt = tuple(self.renderer.prompt(settings, kept_messages, demands.functions, demands.formats))
         return Opening(
-            number, rendered, prompt, demands, (*lost, *warnings), settings.date, in_force, ttl, left_out=left_out
-        )
+            number, rendered, prompt, demands, (*lost, *warnings), settings.date, in_force, ttl, left_out=left_out,
+            born=session.info.born if session is not None else "",
+        )  # fmt: skip
 
     def _tools(self, request: api.ChatRequest, kept: str) -> tuple[list[api.Tool], list[str], tuple[str, ...]]:
         """Functions and server tools in force, and warnings. `kept` is what the session remembers of both."""

@@ -22,7 +22,7 @@ def chat_record(request: api.ChatRequest, call: Call, seed: int, opening: Openin
     record.turn, record.date, record.tools = opening.number, opening.date, opening.tools
     record.new_messages.extend(keep_message(message, opening.number, call.work_id) for message in opening.new)
     record.warnings.extend(opening.warnings)
-    record.left_out = opening.left_out
+    record.left_out, record.session_born = opening.left_out, opening.born
     record.session_ttl_seconds = opening.ttl_seconds
     return record
 

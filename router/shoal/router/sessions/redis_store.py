@@ -18,7 +18,14 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
-from shoal.router.errors import FieldError, SessionExistsError, SessionsAwayError, TurnConflictError, TurnReservedError
+from shoal.router.errors import (
+    FieldError,
+    SessionExistsError,
+    SessionGoneError,
+    SessionsAwayError,
+    TurnConflictError,
+    TurnReservedError,
+)
 from shoal.router.sessions import scripts
 from shoal.router.sessions.items import decode, encode
 from shoal.router.sessions.store import NewSession, Session, SessionInfo, StoredItem, Turn
@@ -45,9 +52,10 @@ def index_key(tenant: str) -> str:
 class RedisSessions:
     """A `SessionStore` over one client."""
 
-    def __init__(self, client: Client, replicas: int = 0) -> None:
-        """What is stored counts as that once so many `replicas` have it."""
-        self._client, self._replicas = client, replicas
+    def __init__(self, client: Client, replicas: int = 0, longest_seconds: int = 0) -> None:
+        """What is stored counts as that once so many `replicas` have it. No session is kept idle for more than
+        `longest_seconds`; 0: it is not known."""
+        self._client, self._replicas, self._longest = client, replicas, longest_seconds
 
     async def load(self, tenant: str, session_id: str) -> Session | None:
         """See `SessionStore`."""
@@ -57,11 +65,17 @@ class RedisSessions:
         return _session(session_id, *found)
 
     async def reserve(
-        self, tenant: str, session_id: str, writer: str, lease_seconds: float, expected_turn: int | None = None
+        self,
+        tenant: str,
+        session_id: str,
+        writer: str,
+        lease_seconds: float,
+        expected_turn: int | None = None,
+        owner: str = "",
     ) -> Session | None:
         """See `SessionStore`."""
         expected = -1 if expected_turn is None else expected_turn
-        arguments = (writer, int(lease_seconds * 1000), expected)
+        arguments = (writer, int(lease_seconds * 1000), expected, owner)
         async with answering("sessions"):
             word, *rest = await scripts.RESERVE.run(self._client, _keys(tenant, session_id), arguments)
         if word == b"conflict":
@@ -70,22 +84,32 @@ class RedisSessions:
             raise TurnReservedError(session_id, retry_after_ms=max(1, int(rest[0])))
         return _session(session_id, *rest)
 
-    async def hold(self, tenant: str, session_id: str, writer: str, lease_seconds: float) -> bool:
+    async def hold(
+        self,
+        tenant: str,
+        session_id: str,
+        writer: str,
+        lease_seconds: float,
+        owner: str = "",
+        session: Session | None = None,
+    ) -> bool:
         """See `SessionStore`."""
-        lease = _keys(tenant, session_id)[2]
+        turn, born = (session.info.next_turn, session.info.born) if session is not None else (0, "")
+        arguments = (writer, int(lease_seconds * 1000), owner, turn, born)
         async with answering("sessions"):
-            held = await scripts.HOLD.run(self._client, [lease], (writer, int(lease_seconds * 1000)))
-        return bool(held)
+            return bool(await scripts.HOLD.run(self._client, _keys(tenant, session_id), arguments))
 
-    async def append(self, tenant: str, session_id: str, turn: Turn) -> None:
+    async def append(self, tenant: str, session_id: str, turn: Turn, born: str = "") -> None:
         """See `SessionStore`."""
         items = [encode(StoredItem(message, turn.number, turn.writer)) for message in turn.items]
-        arguments: list[Argument] = [turn.number, turn.ttl_seconds, turn.date, turn.writer, turn.tools, *items]
+        arguments: list[Argument] = [turn.number, turn.ttl_seconds, turn.date, turn.writer, turn.tools, born, *items]
         async with answering("sessions"):
-            stored, value = await self._written(scripts.APPEND, _keys(tenant, session_id), arguments)
+            stored, *rest = await self._written(scripts.APPEND, _keys(tenant, session_id), arguments)
+        if stored < 0:
+            raise SessionGoneError(session_id, turn.number)
         if not stored:
-            raise TurnConflictError(turn.number, int(value))
-        await self._enter(tenant, session_id, value, turn.ttl_seconds)
+            raise TurnConflictError(turn.number, int(rest[0]))
+        await self._enter(tenant, session_id, rest[0], turn.ttl_seconds)
 
     async def create(self, tenant: str, session_id: str, new: NewSession) -> None:
         """See `SessionStore`."""
@@ -133,7 +157,7 @@ class RedisSessions:
         if not self._replicas:
             return await script.run(self._client, keys, arguments)
         answer, replicated = await script.run_replicated(self._client, keys, arguments, self._replicas, _REPLICAS_MS)
-        if answer[0] and not replicated:
+        if answer[0] > 0 and not replicated:
             raise SessionsAwayError("Redis has no replica that keeps this", retry_after_ms=RETRY_AFTER_MS)
         return answer
 
@@ -141,7 +165,7 @@ class RedisSessions:
         """Into the tenant's index. The session itself is stored already; if this fails its next turn mends it."""
         try:
             async with answering("sessions"):
-                arguments = (quote(session_id, safe=""), microseconds, ttl_seconds)
+                arguments = (quote(session_id, safe=""), microseconds, ttl_seconds, self._longest)
                 await scripts.INDEX.run(self._client, [index_key(tenant)], arguments)
         except SessionsAwayError:
             pass
@@ -171,6 +195,7 @@ def _info(session_id: str, fields: dict[bytes, bytes], ttl: int) -> SessionInfo:
         ttl_seconds=int(fields[b"ttl"]),
         writer=fields[b"writer"].decode(),
         bytes=int(fields[b"bytes"]),
+        born=fields[b"created_at"].decode(),
     )
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from shoal.router.errors import SessionsAwayError
+from shoal.router.errors import SessionsAwayError, TurnConflictError
 from shoal.router.sessions.store import Session, SessionStore, Turn
 
 
@@ -34,28 +35,33 @@ class Patience:
 class Reservation:
     """One turn's hold on its session. Made by `reserved`."""
 
-    def __init__(
-        self, store: SessionStore, names: tuple[str, str, str], session: Session | None, patience: Patience
-    ) -> None:
+    def __init__(self, store: SessionStore, names: tuple[str, str, str], patience: Patience) -> None:
         """`names`: tenant, session, writer."""
         self._store, self._patience = store, patience
         self._tenant, self._session_id, self._writer = names
-        self.session = session
+        self._owner = secrets.token_hex(8)
+        self.session: Session | None = None
         """As it was when the turn was reserved; None when this turn makes it."""
         self.over = False
         """Whether the turn was stored, which gives the lease back."""
 
     async def append(self, turn: Turn) -> None:
         """Store the turn, all of it or nothing. While Redis is away it is tried again and again, up to the patience:
-        the same turn twice counts once.
+        the same turn twice counts once, also when others wrote theirs before we heard of ours.
 
         Raises TurnConflictError, and SessionsAwayError when Redis stayed away.
         """
+        born = self.session.info.born if self.session is not None else ""
         loop, pause = asyncio.get_running_loop(), 0.05
         give_up = loop.time() + self._patience.append
         while True:
             try:
-                await self._store.append(self._tenant, self._session_id, turn)
+                await self._store.append(self._tenant, self._session_id, turn, born)
+            except TurnConflictError:
+                if not await self._is_there(turn):
+                    raise
+                self.over = True
+                return
             except SessionsAwayError:
                 if loop.time() + pause > give_up:
                     raise
@@ -78,8 +84,20 @@ class Reservation:
         with contextlib.suppress(SessionsAwayError):
             await self._hold(0)
 
+    async def begin(self, expected_turn: int | None) -> None:
+        """Reserve the turn. Raises as `reserved` says."""
+        names, lease = (self._tenant, self._session_id, self._writer), self._patience.lease
+        self.session = await self._store.reserve(*names, lease, expected_turn, self._owner)
+
+    async def _is_there(self, turn: Turn) -> bool:
+        session = await self._store.load(self._tenant, self._session_id)
+        return session is not None and any(
+            (item.turn, item.writer) == (turn.number, turn.writer) for item in session.items
+        )
+
     async def _hold(self, seconds: float) -> bool:
-        return await self._store.hold(self._tenant, self._session_id, self._writer, seconds)
+        names = self._tenant, self._session_id, self._writer
+        return await self._store.hold(*names, seconds, self._owner, self.session)
 
 
 @contextlib.asynccontextmanager
@@ -93,9 +111,8 @@ async def reserved(
     patience: Patience | None = None,
 ) -> AsyncGenerator[Reservation, None]:
     """The next turn is ours while inside. Raises TurnReservedError, TurnConflictError and SessionsAwayError."""
-    patience = patience or Patience()
-    session = await store.reserve(tenant, session_id, writer, patience.lease, expected_turn)
-    reservation = Reservation(store, (tenant, session_id, writer), session, patience)
+    reservation = Reservation(store, (tenant, session_id, writer), patience or Patience())
+    await reservation.begin(expected_turn)
     keeper = asyncio.create_task(reservation.keep(), name=f"lease of {writer}")
     try:
         yield reservation

@@ -39,6 +39,8 @@ class SessionInfo:
     """Our name for the request that brought the latest turn."""
     bytes: int = 0
     """What its items take."""
+    born: str = ""
+    """Differs from that of any other session that has had the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +91,43 @@ class SessionStore(Protocol):
         ...
 
     async def reserve(
-        self, tenant: str, session_id: str, writer: str, lease_seconds: float, expected_turn: int | None = None
+        self,
+        tenant: str,
+        session_id: str,
+        writer: str,
+        lease_seconds: float,
+        expected_turn: int | None = None,
+        owner: str = "",
     ) -> Session | None:
         """`load`, and nobody but `writer` may append for as long as it holds the lease: so of two who begin a turn the
-        second is told at once.
+        second is told at once. The session lives at least as long. A writer may have several owners, one after the
+        other: the latest has the lease.
 
         Raises TurnReservedError, and TurnConflictError unless `expected_turn` comes next or the latest turn is the
         writer's own.
         """
         ...
 
-    async def hold(self, tenant: str, session_id: str, writer: str, lease_seconds: float) -> bool:
-        """Keep the lease for another `lease_seconds`; 0 gives it back. False when it is the writer's no more."""
+    async def hold(
+        self,
+        tenant: str,
+        session_id: str,
+        writer: str,
+        lease_seconds: float,
+        owner: str = "",
+        session: Session | None = None,
+    ) -> bool:
+        """Keep the lease for another `lease_seconds`; 0 gives it back. One that ran out is taken again while nobody
+        else has it and the session is still as `reserve` gave it, `session`. False when it is the owner's no more."""
         ...
 
     async def create(self, tenant: str, session_id: str, new: NewSession) -> None:
         """Make a session. Raises SessionExistsError."""
         ...
 
-    async def append(self, tenant: str, session_id: str, turn: Turn) -> None:
-        """Store a turn, all of it or nothing, if it is the one that comes next; turn 0 makes the session.
+    async def append(self, tenant: str, session_id: str, turn: Turn, born: str = "") -> None:
+        """Store a turn, all of it or nothing, if it is the one that comes next; turn 0 makes the session. With `born`
+        only into the session that was born so.
 
         Raises TurnConflictError otherwise, and when somebody else reserved the turn. When it returns, the turn is
         stored, the session's life prolonged and the writer's lease given back.
