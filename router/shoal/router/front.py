@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ from shoal.router.inference.generate import Generator
 from shoal.router.inference.once import Once
 from shoal.router.inference.resume import Resumer
 from shoal.router.limits.ledger import Scope
-from shoal.router.limits.policy import Policy
 from shoal.router.protection import Protection
 from shoal.router.watch import Watch
 from shoal.wire.status import status_of
@@ -123,10 +122,11 @@ class Front:
                 key = _limits_of(self.protection.door.key_of(call.caller))
                 allowed = self.protection.quotas.allowed(call.caller, call.work_id, key)
                 call = replace(call, allowance=await stack.enter_async_context(allowed))
+            stack.enter_context(self._striking(call))
             policy, safeguards = self.protection.policies.of(call.tenant), self.protection.safeguards
             call, judge = replace(call, remembers=policy.response_cache and not policy.redact), safeguards.judge(policy)
             if guarded := safeguards.active(policy):
-                recorded.asked = asked = await self._clean(asked, policy, call)
+                recorded.asked = asked = await safeguards.incoming(asked, policy)
                 redact = (lambda text: safeguards.redacted(text, policy)) if policy.redact else None
                 call = replace(call, redact=redact, judge=judge.check)
             watched.admitted(await stack.enter_async_context(self.admission.admitted(claim)))
@@ -144,10 +144,11 @@ class Front:
                 watched.saw(event)
                 yield event
 
-    async def _clean(self, asked: _Asked, policy: Policy, call: Call) -> _Asked:
-        """The request as it may enter; who is refused too often is held off."""
+    @contextlib.contextmanager
+    def _striking(self, call: Call) -> Iterator[None]:
+        """Who is refused too often, for what he says or for what he makes the model say, is held off."""
         try:
-            return await self.protection.safeguards.incoming(asked, policy)
+            yield
         except ContentError:
             if self.protection.quotas is not None:
                 self.protection.quotas.struck(call.caller)

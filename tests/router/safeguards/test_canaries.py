@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1.journal_pb2 import JournalTokens, KeptMessage, RequestRecord
 from shoal.router.audit.config import AuditConfig
+from shoal.router.cache.answers import unpack
 from shoal.router.harmony.builtin import PYTHON
+from shoal.router.limits.config import LimitsConfig
 from shoal.router.safeguards.config import SafeguardsConfig
 from shoal.router.safeguards.detect import KINDS
 from shoal.router.tokenizer import Tokenizer
@@ -70,6 +73,8 @@ def _ids_in(part: bytes, tokenizer: Tokenizer) -> str:
         pieces = [message.piece.ids] if kind is KeptMessage else [message.ids] if kind is JournalTokens else []
         pieces += [piece.ids for piece in message.prompt] if kind is RequestRecord else []
         found += "".join(tokenizer.decode(ids) for ids in pieces)
+    with contextlib.suppress(DecodeError):
+        found += tokenizer.decode([token for entry in unpack(part) for token in entry.ids])
     return found
 
 
@@ -93,11 +98,14 @@ async def test_no_canary_is_found_anywhere(
     )
     call = f"<|channel|>commentary to=python <|constrain|>code<|message|>print('{heard['email']}')<|call|>"
     tool = ScriptedTool(PYTHON, [ToolOutput(answer)])
+    policies = tmp_path / "tenants.toml"
+    policies.write_text("[default]\nresponse_cache = true\n")
     cluster = await start_cluster(
         taking_turns(tokenizer, call, turn),
         tools=[tool],
         safeguards=SafeguardsConfig(redact=tuple(sorted(KINDS)), deny=("kraken",)),
-        audit=AuditConfig(directory=str(tmp_path), usual="store"),
+        audit=AuditConfig(directory=str(tmp_path / "audit"), usual="store"),
+        limits=LimitsConfig(tenants_file=str(policies)),
         redis_url=redis_url, http_port=0, model_name="model", share_prefixes=True,
         welcome={"max_context": 65_536},
     )  # fmt: skip
@@ -110,7 +118,8 @@ async def test_no_canary_is_found_anywhere(
         if event.HasField("tool_result"):
             seen |= {f"while it runs: {k}": v for k, v in (await everything_in(client, tokenizer)).items()}
     await events_of(inference.Chat(user(prompt, session_id="s", idempotency_key="k", request_id="named")))
-    await events_of(inference.Generate(api.GenerateRequest(text=prompt)))
+    await events_of(inference.Generate(api.GenerateRequest(text=prompt, sampling=api.Sampling(temperature=0))))
+    await events_of(inference.Chat(user(prompt, sampling=api.Sampling(temperature=0))))
     await failed(inference.Chat(user(f"{prompt} kraken")))
     await failed(inference.Chat(user(prompt, session_id="s", expected_turn=77)))
     await failed(
@@ -128,7 +137,7 @@ async def test_no_canary_is_found_anywhere(
     seen |= await everything_in(client, tokenizer)
     await cluster.front.router.stop(2)
     seen["traces"] = "".join(span.to_json() for span in exporter.get_finished_spans())
-    seen["audit"] = all_of(tmp_path)
+    seen["audit"] = all_of(tmp_path / "audit")
     output = capsys.readouterr()
     seen["logs"] = logged() + output.out + output.err
 

@@ -158,6 +158,25 @@ async def test_denied_words_are_refused_on_both_sides(start_cluster: StartCluste
     assert (http.status, http.error["code"]) == (400, "content_refused")
 
 
+@pytest.mark.parametrize("text", ["what is KRAKEN?", "what is it?"], ids=["prompt", "answer"])
+async def test_who_is_refused_again_and_again_is_held_off(
+    text: str, start_cluster: StartCluster, tokenizer: Tokenizer
+) -> None:
+    """For what he says, and for what he makes the model say: then he is not even listened to for a while."""
+    cluster = await start_cluster(
+        saying(ids_of(tokenizer, words("it is called Kraken here"))),
+        safeguards=SafeguardsConfig(deny=("kraken",)), limits=LimitsConfig(enforced=True, tolerance=2),
+    )  # fmt: skip
+    for _ in range(3):
+        _, error = await failed(cluster.front.inference.Chat(user(text)))
+        assert trailing(error)["shoal-reason"] == "content_refused"
+    _, held = await failed(cluster.front.inference.Chat(user("something else")))
+
+    assert held.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "held off" in (held.details() or "")
+    assert int(trailing(held)["retry-after-ms"]) > 0
+
+
 async def test_a_classifier_judges_prompts_and_answers(
     start_cluster: StartCluster, tokenizer: Tokenizer, moderation: tuple[str, type[Moderation]]
 ) -> None:

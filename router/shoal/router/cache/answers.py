@@ -80,7 +80,7 @@ class Answers:
         answers, times, _ = _keys(tenant)
         async with answering("answers"):
             raw: Any = await _GET.run(self._client, [answers, times], (name, int(self.limits.seconds * 1000)))
-        return None if raw is None else _unpack(raw)
+        return None if raw is None else unpack(raw)
 
     async def put(self, tenant: str, name: str, tokens: Sequence[JournalTokens]) -> None:
         """Keep an answer, in the place of the oldest ones if need be; one that is too large alone is not kept."""
@@ -99,7 +99,8 @@ def _pack(tokens: Sequence[JournalTokens]) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-def _unpack(raw: bytes) -> tuple[JournalTokens, ...]:
+def unpack(raw: bytes) -> tuple[JournalTokens, ...]:
+    """An answer as it is kept."""
     found, place = [], 0
     while place < len(raw):
         size = int.from_bytes(raw[place : place + 4], "big")

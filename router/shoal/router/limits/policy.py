@@ -41,7 +41,8 @@ class Policy:
     weight: float = 1.0
     """The same within its priority."""
     response_cache: bool = False
-    """Whether answers that cannot differ may come from the cache."""
+    """Whether answers that cannot differ may come from the cache. Without effect beside `redact`: nothing of an answer
+    is kept there that was not redacted."""
     audit: Recorded = "hash"
     """How prompts and answers are in the audit trail: hashed, stored, or encrypted with audit.encryption_key."""
     redact: tuple[str, ...] = ()
