@@ -196,6 +196,6 @@ class _Count:
 
 def _limits_of(key: Key | None) -> Scope | None:
     """A key's own limits; None when it has none."""
-    if key is None or not (key.requests_per_minute or key.tokens_per_minute or key.concurrent):
+    if key is None or not (key.requests_per_minute or key.tokens_per_minute or key.concurrent or key.max_context):
         return None
-    return Scope(key.id, key.requests_per_minute, key.tokens_per_minute, key.concurrent)
+    return Scope(key.id, key.requests_per_minute, key.tokens_per_minute, key.concurrent, key.max_context)

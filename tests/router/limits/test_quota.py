@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.router.access.caller import Caller
+from shoal.router.access.key import Key
 from shoal.router.errors import PromptTooLongError, QuotaError, StartError
 from shoal.router.fleet.scripted_worker import Action, Hang, Say, doing, saying
+from shoal.router.front import _limits_of
 from shoal.router.limits.backoff import Backoff
 from shoal.router.limits.bucket import Bucket
 from shoal.router.limits.config import LimitsConfig
@@ -182,6 +184,16 @@ async def test_a_prompt_beyond_the_tenants_context_is_refused() -> None:
     """By its tokens, whatever the model could take."""
     quota = quotas(None, max_context=100)
     async with quota.allowed(ACME, "a", None) as allowance:
+        await allowance.prompt(99, 10)
+        with pytest.raises(PromptTooLongError):
+            await allowance.prompt(100, 10)
+
+
+@pytest.mark.parametrize(("tenants", "keys"), [(0, 100), (1000, 100), (100, 1000)])
+async def test_a_key_may_have_a_smaller_context_than_its_tenant(tenants: int, keys: int) -> None:
+    """Never a larger one; and it is enough of a limit for a key to have."""
+    quota, key = quotas(None, max_context=tenants), _limits_of(Key("k", "acme", "user", "digest", max_context=keys))
+    async with quota.allowed(ACME, "a", key) as allowance:
         await allowance.prompt(99, 10)
         with pytest.raises(PromptTooLongError):
             await allowance.prompt(100, 10)

@@ -42,6 +42,7 @@ def create(
     requests_per_minute: Annotated[int, typer.Option(help="Besides the tenant's limit; 0: none.", min=0)] = 0,
     tokens_per_minute: Annotated[int, typer.Option(help="Besides the tenant's limit; 0: none.", min=0)] = 0,
     concurrent: Annotated[int, typer.Option(help="Besides the tenant's limit; 0: none.", min=0)] = 0,
+    max_context: Annotated[int, typer.Option(help="Most tokens of a prompt; 0: as the tenant.", min=0)] = 0,
     file: File = None,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
@@ -49,9 +50,10 @@ def create(
 ) -> None:
     """Make a key and print it, this once."""
     limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    limits |= {"concurrent": concurrent, "max_context": max_context}
     key, shown = _with(
         lambda register: register.create(
-            tenant, role, name=name, certificate=certificate, seconds=days * _DAY, concurrent=concurrent, **limits  # type: ignore[arg-type]  # a role is checked by Key
+            tenant, role, name=name, certificate=certificate, seconds=days * _DAY, **limits  # type: ignore[arg-type]  # a role is checked by Key
         ), file, redis_url, state_dir, config,
     )  # fmt: skip
     _tell(key, shown)

@@ -48,6 +48,8 @@ class Key:
     """The same for tokens, input and output together."""
     concurrent: int = 0
     """The same for requests at once."""
+    max_context: int = 0
+    """Most tokens of one of its prompts, if the tenant may have more; 0: as many as the tenant."""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:

@@ -32,6 +32,8 @@ class Scope:
     requests_per_minute: int
     tokens_per_minute: int
     concurrent: int
+    max_context: int = 0
+    """Most tokens of one prompt: nothing that is counted."""
 
 
 @dataclass(frozen=True, slots=True)

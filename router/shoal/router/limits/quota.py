@@ -14,7 +14,7 @@ from shoal.router.errors import PromptTooLongError, QuotaError
 from shoal.router.limits.backoff import Backoff
 from shoal.router.limits.config import LimitsConfig
 from shoal.router.limits.ledger import LEASE_MS, Ledger, Levels, LocalLedger, RedisLedger, Refused, Scope
-from shoal.router.limits.policy import Policies, Policy
+from shoal.router.limits.policy import Policies
 from shoal.router.store.away import ABSENT
 
 _PATIENCE = 1.0  # seconds that the shared ledger has to answer
@@ -79,9 +79,10 @@ class Quotas:
             self.struck(caller)
             raise QuotaError("this key was refused too often and is held off", retry_after_ms=int(held * 1000) + 1)
         policy = self._policies.of(caller.tenant)
-        whole = Scope("", policy.requests_per_minute, policy.tokens_per_minute, policy.concurrent)
+        limits = policy.requests_per_minute, policy.tokens_per_minute, policy.concurrent, policy.max_context
+        whole = Scope("", *limits)
         scopes = (whole, key) if key is not None else (whole,)
-        account = _Account(self, caller, policy, scopes, self._config.reserve_tokens)
+        account = _Account(self, caller, scopes, self._config.reserve_tokens)
         self._leases[lease], begun = (caller.tenant, scopes), True
         try:
             try:
@@ -170,8 +171,8 @@ def _name(caller: Caller) -> str:
 class _Account:
     """An `Allowance` of a tenant and a key."""
 
-    def __init__(self, quotas: Quotas, caller: Caller, policy: Policy, scopes: tuple[Scope, ...], reserve: int) -> None:
-        self._quotas, self._caller, self._policy, self._scopes, self._reserve = quotas, caller, policy, scopes, reserve
+    def __init__(self, quotas: Quotas, caller: Caller, scopes: tuple[Scope, ...], reserve: int) -> None:
+        self._quotas, self._caller, self._scopes, self._reserve = quotas, caller, scopes, reserve
         self._counts = any(scope.tokens_per_minute for scope in scopes)
         self._prompt = self._output = self._taken = 0
         self._most_output = 0
@@ -185,7 +186,7 @@ class _Account:
 
     async def prompt(self, tokens: int, most_output: int) -> None:
         """See `Allowance`."""
-        most = self._policy.max_context
+        most = min((scope.max_context for scope in self._scopes if scope.max_context), default=0)
         if most and tokens >= most:
             raise PromptTooLongError(tokens, most)
         self._most_output = most_output
