@@ -21,6 +21,7 @@ from shoal.cluster.commands.doctor import DOUBTFUL, WELL, WRONG
 from shoal.cluster.config import load
 from shoal.cluster.embedded_redis import EmbeddedRedis
 from shoal.cluster.errors import UnhealthyError
+from tests.router.store.servers import cluster
 
 
 def program(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +107,19 @@ def test_a_redis_that_evicts_is_wrong(redis_server: EmbeddedRedis) -> None:
     finally:
         client.config_set("maxmemory-policy", "noeviction")
         client.close()
+
+
+def test_every_server_of_a_cluster_is_asked(tmp_path: Path) -> None:
+    """One that evicts is found, whichever it is; one that is away is told."""
+    with cluster(tmp_path) as servers:
+        url = f"redis+cluster://127.0.0.1:{servers[0].port}"
+        assert WELL == doctor.redis(url).state
+        for server in servers:
+            server.ask("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+            assert "evicts by allkeys-lru" == doctor.redis(url).words
+            server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        servers[2].kill()
+        assert (WRONG, "does not answer") == (doctor.redis(url).state, doctor.redis(url).words.partition(":")[0])
 
 
 def test_a_url_that_is_none_is_wrong() -> None:

@@ -164,22 +164,27 @@ def ray(address: str) -> Finding:
 
 
 def redis(url: str) -> Finding:
-    """Whether it answers, is new enough, keeps what it is told, and has our time."""
+    """Whether it answers, is new enough and keeps what it is told: of a cluster, each of its servers."""
     if not url:
         return Finding("redis", WELL, "none is set: `shoal serve` starts its own")
     import redis as library
 
-    from shoal.router.store.blocking import RedisUrlError, connect_blocking, one_server
+    from shoal.router.store.blocking import RedisUrlError, connect_blocking, each_server
 
     try:
         with contextlib.closing(connect_blocking(url, _SECONDS)) as client:
-            info: dict[str, Any] = one_server(client).info()
+            found = [_of_redis(server.info()) for server in each_server(client)]
     except RedisUrlError as error:
         return Finding("redis", WRONG, f"its URL cannot be used: {error}", "correct cluster.redis_url")
     except (library.RedisError, OSError) as error:
         return Finding(
             "redis", WRONG, f"does not answer: {type(error).__name__}", "check cluster.redis_url, and that it runs"
         )
+    return next((finding for state in (WRONG, DOUBTFUL) for finding in found if finding.state == state), found[0])
+
+
+def _of_redis(info: dict[str, Any]) -> Finding:
+    """What one server says of itself."""
     version = str(info.get("redis_version", "0"))
     if int(version.partition(".")[0]) < 7:
         return Finding("redis", WRONG, version, "version 7.0 or newer is needed")

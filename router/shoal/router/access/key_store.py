@@ -12,7 +12,7 @@ import redis
 import structlog
 
 from shoal.router.access.key import BadKeyError, Key
-from shoal.router.store.script import Client
+from shoal.router.store.script import Client, Script
 
 _log = structlog.get_logger(__name__)
 
@@ -96,6 +96,13 @@ class FileKeys:
             raise KeysAwayError(f'{self._path} must hold {{"keys": [...]}}: {error}') from None
 
 
+# KEYS: keys, version. ARGV: id, record. No transaction: redis-py's do not work in a cluster from an event loop.
+_PUT = Script("""
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('INCR', KEYS[2])
+""")
+
+
 class RedisKeys:
     """One hash for all routers."""
 
@@ -124,8 +131,7 @@ class RedisKeys:
     async def put(self, key: Key) -> None:
         """See `KeyStore`."""
         try:
-            pipeline = self._client.pipeline(transaction=True)
-            await pipeline.hset(KEYS, key.id, key.to_json()).incr(VERSION).execute()
+            await _PUT.run(self._client, [KEYS, VERSION], [key.id, key.to_json()])
         except (redis.RedisError, OSError) as error:
             raise KeysAwayError(f"Redis does not answer: {type(error).__name__}") from error
 

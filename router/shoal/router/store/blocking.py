@@ -10,7 +10,7 @@ from redis.sentinel import Sentinel
 
 from shoal.router.store.connect import RedisUrlError, Several, check, read_several, tls_options
 
-__all__ = ["Blocking", "RedisUrlError", "connect_blocking", "one_server"]
+__all__ = ["Blocking", "RedisUrlError", "connect_blocking", "each_server", "one_server"]
 
 Blocking = redis.Redis
 """A client for one server, a service's primary, or, with the same commands, a cluster."""
@@ -54,3 +54,10 @@ def one_server(client: Blocking) -> Blocking:
         found: Blocking = client.get_redis_connection(client.get_random_node())
         return found
     return client
+
+
+def each_server(client: Blocking) -> list[Blocking]:
+    """A client for each server that holds a part of what is kept: a cluster's primaries. Raises redis.RedisError."""
+    if isinstance(client, redis.cluster.RedisCluster):
+        return [client.get_redis_connection(node) for node in client.get_primaries()]
+    return [client]

@@ -1,0 +1,111 @@
+"""Whole routers on a Redis Cluster: no part of one needs all of Redis on one server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.access.config import AccessConfig
+from shoal.router.access.key_store import RedisKeys
+from shoal.router.access.register import Register
+from shoal.router.cache.prefixes import Prefixes, names_of
+from shoal.router.cache.remembering import WORKER
+from shoal.router.fleet.scripted_worker import saying
+from shoal.router.limits.config import LimitsConfig
+from shoal.router.store.connect import connect
+from shoal.router.tokenizer import Tokenizer
+from tests.router.byte_tokenizer import ids_of
+from tests.router.conftest import StartCluster, StartRouter
+from tests.router.http.asking import ask
+from tests.router.inference.test_resume import plain
+from tests.router.store.servers import cluster as redis_cluster
+from tests.router.talking import answer_of, events_of, failed, trailing, until, user
+
+ANSWER = "<|channel|>final<|message|>yes<|return|>"
+
+
+async def test_everything_works_on_a_cluster(
+    start_cluster: StartCluster,
+    start_router: StartRouter,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Keys, quotas, sessions, forks, pages, idempotency, resuming, responses in a conversation and in the background,
+    known answers, prefixes, and deletion: with two routers, and keys that lie on three servers."""
+    policies = tmp_path / "tenants.toml"
+    policies.write_text("[acme]\nresponse_cache = true\nrequests_per_minute = 60\nconcurrent = 20\n")
+    with redis_cluster(tmp_path / "redis") as servers:
+        url = f"redis+cluster://127.0.0.1:{servers[0].port}"
+        client = connect(url)
+        _, shown = await Register(RedisKeys(client), lambda: 1e9).create("acme", "user")
+        settings: dict[str, Any] = {
+            "redis_url": url, "http_port": 0, "model_name": "model", "share_prefixes": True,
+            "limits": LimitsConfig(enforced=True, tenants_file=str(policies)),
+            "access": AccessConfig(required=True, keys_in_redis=True),
+        }  # fmt: skip
+        cluster = await start_cluster(saying(ids_of(tokenizer, ANSWER)), **settings)
+        other = await start_router(workers=(cluster.worker.address,), **settings)
+        fronts: list[Any] = [cluster.front, other]
+        await until(lambda: len(other.router.pool.eligible()) == 1)
+        login = (("authorization", f"Bearer {shown}"),)
+
+        def chat(turn: int, text: str, **fields: Any) -> Any:
+            return fronts[turn % 2].inference.Chat(user(text, **fields), metadata=login)
+
+        for turn in range(4):
+            events = await events_of(chat(turn, f"turn {turn}", session_id="s", expected_turn=turn))
+            assert (answer_of(events), events[0].started.resumable) == ("yes", True)
+        fork = api.ForkSessionRequest(session_id="s", new_session_id="f", before_turn=2)
+        assert (await other.sessions.ForkSession(fork, metadata=login)).session.next_turn == 2
+        for name in range(6):
+            await other.sessions.CreateSession(api.CreateSessionRequest(session_id=f"n{name}"), metadata=login)
+        listed = await other.sessions.ListSessions(api.ListSessionsRequest(page_size=100), metadata=login)
+        assert {info.session_id for info in listed.sessions} == {"s", "f", *(f"n{name}" for name in range(6))}
+        once = [await events_of(chat(turn, "once", session_id="k", idempotency_key="k")) for turn in range(2)]
+        assert plain(once[0]) == plain(once[1])
+        again: Any = other.inference.Resume(api.ResumeRequest(request_id=once[0][0].started.request_id), metadata=login)
+        assert plain([event.chat for event in await events_of(again)]) == plain(once[0])
+        for turn in range(2):
+            known = await events_of(chat(turn, "greedy", sampling=api.Sampling(temperature=0)))
+        assert known[0].started.worker == WORKER
+
+        bearer, previous, responses = f"Bearer {shown}", None, []
+        for turn in range(3):
+            body = {"model": "model", "input": "A", "previous_response_id": previous}
+            told = await ask(fronts[turn % 2].listening.http, "/v1/responses", body, authorization=bearer)
+            assert told.status == 200, told.text
+            previous = told.json["id"]
+            responses.append(previous)
+        background = {"model": "model", "input": "B", "background": True, "stream": True}
+        streamed = await ask(cluster.front.listening.http, "/v1/responses", background, authorization=bearer)
+        assert streamed.events[-1]["response"]["status"] == "completed"
+        long = "y" * 600
+        await events_of(cluster.front.inference.Generate(api.GenerateRequest(text=long), metadata=login))
+        names = names_of(tokenizer.encode(long), cluster.worker.submits[-1].cache_salt)
+        found: Any = {}
+        for _ in range(200):
+            if found := await Prefixes(client).find(names):
+                break
+        assert list(found.values()) == [512]
+
+        for _ in range(60):  # what is left of the minute
+            try:
+                await events_of(chat(0, "more"))
+            except Exception:
+                break
+        _, error = await failed(chat(1, "more"))
+        assert trailing(error)["shoal-reason"] == "quota"
+        for name in ("s", "f"):
+            await other.sessions.DeleteSession(api.DeleteSessionRequest(session_id=name), metadata=login)
+        for response in responses:
+            path = f"/v1/responses/{response}"
+            assert (await ask(other.listening.http, path, method="DELETE", authorization=bearer)).status == 200
+        sizes = [server.client().dbsize() for server in servers]
+        await client.aclose()
+
+    assert all(size > 3 for size in sizes)
+    assert "CROSSSLOT" not in capfd.readouterr().err
