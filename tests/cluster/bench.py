@@ -100,25 +100,30 @@ class FakeFleet:
 
 
 class FakeRegistry:
-    """Keeps what was published; away while `away`."""
+    """Keeps what was published; away while `away`; says nothing at all until it `answers`."""
 
     def __init__(self) -> None:
         self.entries: list[GroupEntry] = []
         self.removed: list[str] = []
         self.away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def publish(self, entry: GroupEntry) -> None:
+        await self.answers.wait()
         if self.away:
             raise RegistryAwayError("away")
         self.entries.append(entry)
 
     async def remove(self, group: str) -> None:
+        await self.answers.wait()
         self.removed.append(group)
 
     async def last_epoch(self, group: str) -> int:
         return 0
 
     async def groups(self) -> list[str]:
+        await self.answers.wait()
         return sorted({entry.group for entry in self.entries} - set(self.removed))
 
 

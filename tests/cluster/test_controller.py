@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shoal.cluster import announcer
+from shoal.cluster import announcer, controller
 from shoal.cluster.group_state import Mood
 from shoal.workers.experts.group import WorkerFacts
 from tests.cluster.bench import Bench
@@ -235,6 +235,30 @@ async def test_a_registry_that_is_away_delays_the_announcement_only() -> None:
         assert bench.registry.entries == []
         bench.registry.away = False
         await bench.until(lambda: [entry.ready for entry in bench.registry.entries] == [True])
+
+
+async def test_a_registry_that_does_not_answer_delays_no_repair() -> None:
+    """A death is repaired while a write hangs; then routers hear of how it is, not of how it was meanwhile."""
+    bench = Bench()
+    async with bench.running():
+        await bench.until_ready(["g0-0", "g0-1"])
+        await bench.until(lambda: bool(bench.registry.entries))
+        bench.registry.answers.clear()
+        bench.fleet.die("g0-1")
+        await bench.until_ready(["g0-0", "g0-2"])
+        bench.registry.answers.set()
+        await bench.until(lambda: bench.registry.entries[-1].ready and len(bench.registry.entries[-1].workers) == 2)
+        assert len(bench.registry.entries) <= 3
+
+
+async def test_a_controller_begins_and_ends_while_the_registry_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what it left behind before, nor what routers shall know at the end, is waited for for ever."""
+    monkeypatch.setattr(controller, "TOLD", 0.2)
+    bench = Bench()
+    bench.registry.answers.clear()
+    async with bench.running():
+        await bench.until_ready(["g0-0", "g0-1"])
+    assert bench.group["phase"] == "stopped"
 
 
 async def test_a_registry_that_forgot_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,9 @@ TICK = 0.5
 LOOK = 0.1
 """Seconds between two looks at who is silent."""
 
+TOLD = 2.0
+"""Seconds that a registry which is away may delay what must not come before routers know of it."""
+
 
 class Controller:
     """The groups of one cluster. All methods belong to one event loop."""
@@ -99,12 +102,13 @@ class Controller:
         for group in await self._left_over():
             self.groups[group] = GroupState(group, 1, 0, self._clock())
             self._events.put_nowait((group, StopAsked(0.0)))
-        ticking = [asyncio.create_task(self._tick()), asyncio.create_task(self._judge())]
+        ticking = [asyncio.create_task(work()) for work in (self._tick, self._judge, self._announcer.run)]
         try:
             while any(state.phase is not Phase.STOPPED for state in self.groups.values()):
                 group, event = await self._events.get()
                 if group in self.groups:
                     await self._handle(group, event)
+            await self._announcer.told(*self.groups, within=TOLD)
         finally:
             for task in [*ticking, *self._tasks]:
                 task.cancel()
@@ -184,8 +188,9 @@ class Controller:
     async def _left_over(self) -> list[str]:
         """Groups that nobody wants and that have workers or a record."""
         found = set(await self._fleet.groups())
-        with contextlib.suppress(RegistryAwayError):
-            found |= set(await self._registry.groups())
+        with contextlib.suppress(RegistryAwayError, TimeoutError):
+            async with asyncio.timeout(TOLD):
+                found |= set(await self._registry.groups())
         return sorted(found - set(self.groups))
 
     async def _handle(self, group: str, event: Event) -> None:
@@ -200,22 +205,22 @@ class Controller:
             self._cancel(f"{group}: epoch")
             self._cancel(f"{group}: again")
         for action in actions:
-            await self._perform(group, before, action)
+            self._perform(group, before, action)
         if state.phase is Phase.READY:
             self._retries.well(group)
         if state.phase is Phase.FAILED and before.phase is not Phase.FAILED and state.policy.again:
             self._spawn(f"{group}: again", self._again(group, state))
         if isinstance(event, Tick):
-            await self._announcer.tick()
+            self._announcer.tick()
         if state.phase is Phase.STOPPED:
-            await self._announcer.remove(group)
+            self._announcer.remove(group)
             if group in self._wanted:
                 await self._begin_anew(group)
 
-    async def _perform(self, group: str, before: GroupState, action: do.Action) -> None:
+    def _perform(self, group: str, before: GroupState, action: do.Action) -> None:
         match action:
             case do.Publish(entry):
-                await self._announcer.publish(entry)
+                self._announcer.publish(entry)
             case do.Hire(name):
                 self._spawn(f"{group}: hire {name}", self._hire(group, name))
             case do.Enter(spec, together):
@@ -316,6 +321,7 @@ class Controller:
     async def _release(self, group: str, state: GroupState, grace: float) -> None:
         names = [hand.name for hand in state.workers]
         try:
+            await self._announcer.told(group, within=TOLD)
             if grace > 0:
                 await asyncio.gather(*(self._drain(name, True) for name in names))
                 with contextlib.suppress(TimeoutError):
