@@ -80,6 +80,7 @@ class Town:
         )  # fmt: skip
         self.router = Router(config, Tokenizer.load(str(model)))
         self.controller = self._new_controller()
+        self._channel: grpc.aio.Channel | None = None
         self._running: asyncio.Task[None] | None = None
 
     def _new_controller(self) -> Controller:
@@ -96,7 +97,7 @@ class Town:
         if not self._routes:
             return
         listening = await self.router.start()
-        self.channel = grpc.aio.insecure_channel(listening.address)
+        self.channel = self._channel = grpc.aio.insecure_channel(listening.address)
         self.stub: Any = InferenceServiceStub(self.channel)
         while not self.router.pool.eligible():  # noqa: ASYNC110  # it polls the registry
             await asyncio.sleep(0.02)
@@ -106,8 +107,8 @@ class Town:
         if self._running is not None:
             await self.controller.stop(0.0)
             await self._running
-        if self._routes:
-            await self.channel.close()
+        if self._channel is not None:
+            await self._channel.close()
             await self.router.stop(0)
         self.fleet.close()
 

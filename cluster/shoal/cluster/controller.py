@@ -110,9 +110,8 @@ class Controller:
                     await self._handle(group, event)
             await self._announcer.told(*self.groups, within=TOLD)
         finally:
-            for task in [*ticking, *self._tasks]:
-                task.cancel()
             self._stopped.set()
+            await _ended([*ticking, *self._tasks])
 
     async def stop(self, grace: float) -> None:
         """Stop every group; returns when their processes are gone. Needs `run` to be running, or to have ended."""
@@ -385,6 +384,14 @@ class Controller:
 
 
 _REFUSED = object()
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel them until they are done: a wait inside a client of Redis can swallow a cancellation."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.1)
 
 
 def _next_serial(there: Sequence[Found]) -> int:
