@@ -25,6 +25,7 @@ from shoal.router.sessions.timed import timed
 from shoal.router.store.connect import RedisUrlError, connect
 from shoal.router.store.ready import RedisNotReadyError, require_ready
 from shoal.router.store.script import Client
+from shoal.router.store.silence import Silence
 
 
 class RedisParts:
@@ -40,6 +41,7 @@ class RedisParts:
         self.claims: Claims | None = None
         self.answers: Answers | None = None
         self.prefixes: Prefixes | None = None
+        self._silence = Silence()
         if config.redis_url:
             try:
                 self.client = connect(config.redis_url)
@@ -54,7 +56,7 @@ class RedisParts:
                 limits = JournalLimits(config.lease_seconds, config.journal_seconds)
                 self.journal = Journal(self.client, limits)
                 self.recorder, self.claims = Recorder(self.journal), Claims(self.client)
-        self.keeper = Keeper(self.recorder, config.router_id)
+        self.keeper = Keeper(self.recorder, config.router_id, self._silence)
 
     async def require_ready(self, seconds: float) -> None:
         """Wait for Redis, at most `seconds`. Raises StartError when it is configured and cannot be used."""
@@ -67,7 +69,9 @@ class RedisParts:
     def around(self, pool: WorkerPool) -> Backend:
         """The workers, behind what is remembered of their work."""
         backend: Backend = pool if self.prefixes is None else Indexing(pool, self.prefixes)
-        return backend if self.answers is None else Remembering(backend, self.answers, pool.numerics_id)
+        if self.answers is None:
+            return backend
+        return Remembering(backend, self.answers, pool.numerics_id, self._silence)
 
     def start(self, keep_running: Callable[[str, Coroutine[None, None, None]], None]) -> None:
         """Begin what runs in the background."""

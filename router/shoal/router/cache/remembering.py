@@ -15,6 +15,7 @@ from shoal.proto.v1.journal_pb2 import JournalTokens
 from shoal.router.cache.answers import Answers
 from shoal.router.errors import SessionsAwayError
 from shoal.router.fleet.backend import Accepted, Backend, ModelFacts, Tokens, Work
+from shoal.router.store.silence import Silence
 
 WORKER = "cache"
 """Who is said to have served an answer that was known."""
@@ -36,9 +37,12 @@ def name_of(work: Work, numerics_id: str) -> str:
 class Remembering:
     """A `Backend` in front of another."""
 
-    def __init__(self, backend: Backend, answers: Answers, numerics_id: Callable[[], str]) -> None:
+    def __init__(
+        self, backend: Backend, answers: Answers, numerics_id: Callable[[], str], silence: Silence | None = None
+    ) -> None:
         """`numerics_id`: what all workers compute with now; empty when they differ."""
         self._backend, self._answers, self._numerics_id = backend, answers, numerics_id
+        self._silence = silence or Silence()
 
     def model(self) -> ModelFacts | None:
         """See `Backend`."""
@@ -76,7 +80,8 @@ class Remembering:
 
     async def _known(self, tenant: str, name: str) -> tuple[JournalTokens, ...] | None:
         with contextlib.suppress(SessionsAwayError):
-            return await self._answers.get(tenant, name)
+            async with self._silence.respected():
+                return await self._answers.get(tenant, name)
         return None
 
     async def _keep(self, tenant: str, name: str, said: list[Tokens]) -> None:
@@ -85,7 +90,8 @@ class Remembering:
         entries = [_entry_of(output) for output in said]
         if sum(entry.ByteSize() for entry in entries) <= _LARGEST:
             with contextlib.suppress(SessionsAwayError):
-                await self._answers.put(tenant, name, entries)
+                async with self._silence.respected():
+                    await self._answers.put(tenant, name, entries)
 
 
 def _entry_of(output: Tokens) -> JournalTokens:

@@ -29,6 +29,7 @@ from shoal.router.journal.lease import JournalView
 from shoal.router.journal.recorder import Recorder, Recording
 from shoal.router.journal.reopened import FINAL, Reopened, outcome_of
 from shoal.router.journal.tool_fact import ToolFact
+from shoal.router.store.silence import Silence
 from shoal.wire.status import WireError, status_of
 
 _INTERRUPTED = "The call was interrupted, and it is not known whether it took effect."
@@ -108,9 +109,9 @@ class Kept:
 class Keeper:
     """Accepts requests for one router."""
 
-    def __init__(self, recorder: Recorder | None, owner: str) -> None:
+    def __init__(self, recorder: Recorder | None, owner: str, silence: Silence | None = None) -> None:
         """`recorder` is None when there is no Redis; `owner` names the router."""
-        self.recorder, self._owner = recorder, owner
+        self.recorder, self._owner, self._silence = recorder, owner, silence or Silence()
 
     async def knows(self, tenant: str, work_id: str) -> bool:
         """Whether the request that we call so was accepted, and is still kept. Raises SessionsAwayError."""
@@ -176,7 +177,9 @@ class Keeper:
         if reopened is not None:
             return self.recorder.open(reopened.lease) if reopened.lease is not None else None
         try:
-            return self.recorder.open(await self.recorder.journal.accept(record, self._owner, seconds))
+            async with self._silence.respected():
+                lease = await self.recorder.journal.accept(record, self._owner, seconds)
+            return self.recorder.open(lease)
         except SessionsAwayError as error:
             _log.info("not_resumable", work=record.work_id, problem=error.message)
             return None
