@@ -73,12 +73,16 @@ class Conversations:
                     await self._required_sessions().delete(call.tenant, response_id)
 
     async def forget(self, tenant: str, record: Record) -> None:
-        """Delete a response, and its session when it is all that was ever said there."""
-        await self.required_records().delete(tenant, record.response["id"])
-        if record.session_id:
-            session = await self._required_sessions().load(tenant, record.session_id)
-            if session is not None and session.info.next_turn <= 1:
-                await self._required_sessions().delete(tenant, record.session_id)
+        """Delete a response, and its session when that has a turn of no other response which is still there."""
+        records, sessions = self.required_records(), self._required_sessions()
+        await records.delete(tenant, record.response["id"])
+        session = await sessions.load(tenant, record.session_id) if record.session_id else None
+        if session is None:
+            return
+        for work_id in {item.writer for item in session.items}:
+            if await records.exists(tenant, response_id_of(work_id)):
+                return
+        await sessions.delete(tenant, record.session_id)
 
     def required_records(self) -> Records:
         """The records, or SessionsAwayError."""
@@ -125,6 +129,11 @@ class Conversations:
                 messages.insert(0, replace(ours, rendered=self._renderer.message(ours)))
         first = Turn(0, tuple(messages), writer=f"{call.work_id}-branch", ttl_seconds=ttl, date=source.info.date)
         await sessions.append(call.tenant, session_id, first)
+
+
+def response_id_of(work_id: str) -> str:
+    """The name of the response that a request is."""
+    return f"resp_{work_id}"
 
 
 def _absent(response_id: str) -> ParameterError:

@@ -82,6 +82,11 @@ class Records:
             raw = await self._client.get(_key(tenant, response_id))
         return None if raw is None else Record(**json.loads(raw))
 
+    async def exists(self, tenant: str, response_id: str) -> bool:
+        """Whether `load` would find one."""
+        async with answering(_WHAT):
+            return bool(await self._client.exists(_key(tenant, response_id)))
+
     async def save(self, tenant: str, record: Record, *, existing: bool = False) -> bool:
         """Store it, in place of what was there. `existing`: only if something was, so that deleted ones stay gone.
 
