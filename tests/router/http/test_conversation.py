@@ -21,7 +21,7 @@ ANSWER = "<|channel|>final<|message|>yes<|return|>"
 async def test_a_conversation_ends_with_its_last_response(
     order: Sequence[int], start_cluster: StartCluster, tokenizer: Tokenizer, redis_url: str
 ) -> None:
-    """It stays while one of them is there, whichever; of what was said nothing stays after that, wherever it was kept."""
+    """It stays while one of them is there, whichever; after that nothing stays of it, wherever it was kept."""
     cluster = await start_cluster(
         saying(ids_of(tokenizer, ANSWER)), redis_url=redis_url, http_port=0, model_name="model"
     )

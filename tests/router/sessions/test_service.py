@@ -9,6 +9,9 @@ import redis.asyncio
 
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.fleet.scripted_worker import saying
+from shoal.router.harmony.message import ChatMessage, Rendered
+from shoal.router.sessions.redis_store import RedisSessions, connect
+from shoal.router.sessions.store import Turn
 from shoal.router.tokenizer import Tokenizer
 from tests.router.byte_tokenizer import ids_of
 from tests.router.conftest import Cluster, StartCluster, StartRouter
@@ -37,6 +40,32 @@ async def test_get_gives_everything_said(cluster: Cluster, tokenizer: Tokenizer)
     assert tokenizer.decode(got.items[2].token_ids) == "<|start|>assistant<|channel|>final<|message|>yes<|end|>"
     assert (got.session.session_id, got.session.next_turn) == ("s", 1)
     assert 45 <= got.session.expires_in_seconds <= 50
+
+
+async def test_ten_megabytes_are_read_forked_and_gone_on_with(cluster: Cluster, redis_url: str) -> None:
+    """By a client with gRPC's own limit of 4 MiB: page by page, every item once. Its fork is the same; the next turn
+    leaves out what does not fit."""
+    client = connect(redis_url)
+    store = RedisSessions(client)
+    said = ChatMessage("user", "x" * 100_000, rendered=Rendered((77,) * 100_000))
+    for number in range(50):
+        await store.append("default", "s", Turn(number, (said,), "w", 600, "2026-11-20"))
+    await client.aclose()
+    await cluster.front.sessions.ForkSession(api.ForkSessionRequest(session_id="s", new_session_id="f"))
+    turns: dict[str, list[int]] = {"s": [], "f": []}
+    for name, read in turns.items():
+        asked: int | None = 0
+        while asked is not None:
+            request = api.GetSessionRequest(session_id=name, from_turn=asked, max_bytes=2**22)
+            page = await cluster.front.sessions.GetSession(request)
+            read += [item.turn for item in page.items]
+            assert page.session.bytes > 10_000_000
+            asked = page.more_from_turn if page.HasField("more_from_turn") else None
+    cut = user("hi", session_id="s", context_policy=api.CONTEXT_POLICY_DROP_OLDEST)
+    events = await events_of(cluster.front.inference.Chat(cut))
+
+    assert turns == {"s": list(range(50)), "f": list(range(50))}
+    assert (events[0].started.turn, events[-1].HasField("done")) == (50, True)
 
 
 async def test_list_pages_through_the_callers_sessions(cluster: Cluster) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shoal.proto.v1 import chat_pb2 as shoal_dot_proto_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshoal/proto/v1/sessions.proto\x12\x0eshoal.proto.v1\x1a\x19shoal/proto/v1/chat.proto\"X\n\x0bSessionItem\x12(\n\x07message\x18\x01 \x01(\x0b\x32\x17.shoal.proto.v1.Message\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04turn\x18\x03 \x01(\x04\"\x87\x01\n\x0bSessionInfo\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnext_turn\x18\x02 \x01(\x04\x12\x12\n\ncreated_at\x18\x03 \x01(\x01\x12\x12\n\nupdated_at\x18\x04 \x01(\x01\x12\x1a\n\x12\x65xpires_in_seconds\x18\x05 \x01(\x04\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\"T\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x0bttl_seconds\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_ttl_seconds\"E\n\x15\x43reateSessionResponse\x12,\n\x07session\x18\x01 \x01(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\"\x94\x01\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0enew_session_id\x18\x02 \x01(\t\x12\x18\n\x0b\x62\x65\x66ore_turn\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0bttl_seconds\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x0e\n\x0c_before_turnB\x0e\n\x0c_ttl_seconds\"C\n\x13\x46orkSessionResponse\x12,\n\x07session\x18\x01 \x01(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"n\n\x12GetSessionResponse\x12,\n\x07session\x18\x01 \x01(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\x12*\n\x05items\x18\x02 \x03(\x0b\x32\x1b.shoal.proto.v1.SessionItem\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshoal/proto/v1/sessions.proto\x12\x0eshoal.proto.v1\x1a\x19shoal/proto/v1/chat.proto\"X\n\x0bSessionItem\x12(\n\x07message\x18\x01 \x01(\x0b\x32\x17.shoal.proto.v1.Message\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04turn\x18\x03 \x01(\x04\"\x87\x01\n\x0bSessionInfo\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnext_turn\x18\x02 \x01(\x04\x12\x12\n\ncreated_at\x18\x03 \x01(\x01\x12\x12\n\nupdated_at\x18\x04 \x01(\x01\x12\x1a\n\x12\x65xpires_in_seconds\x18\x05 \x01(\x04\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\"T\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x0bttl_seconds\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_ttl_seconds\"E\n\x15\x43reateSessionResponse\x12,\n\x07session\x18\x01 \x01(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\"\x94\x01\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0enew_session_id\x18\x02 \x01(\t\x12\x18\n\x0b\x62\x65\x66ore_turn\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0bttl_seconds\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x0e\n\x0c_before_turnB\x0e\n\x0c_ttl_seconds\"C\n\x13\x46orkSessionResponse\x12,\n\x07session\x18\x01 \x01(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\"M\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tfrom_turn\x18\x02 \x01(\x04\x12\x11\n\tmax_bytes\x18\x03 \x01(\x04\"\x9e\x01\n\x12GetSessionResponse\x12,\n\x07session\x18\x01 \x01(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\x12*\n\x05items\x18\x02 \x03(\x0b\x32\x1b.shoal.proto.v1.SessionItem\x12\x1b\n\x0emore_from_turn\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_more_from_turn\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.shoal.proto.v1.SessionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,15 +45,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORKSESSIONRESPONSE']._serialized_start=612
   _globals['_FORKSESSIONRESPONSE']._serialized_end=679
   _globals['_GETSESSIONREQUEST']._serialized_start=681
-  _globals['_GETSESSIONREQUEST']._serialized_end=720
-  _globals['_GETSESSIONRESPONSE']._serialized_start=722
-  _globals['_GETSESSIONRESPONSE']._serialized_end=832
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=834
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=894
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=896
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=990
-  _globals['_DELETESESSIONREQUEST']._serialized_start=992
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1034
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=1036
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=1059
+  _globals['_GETSESSIONREQUEST']._serialized_end=758
+  _globals['_GETSESSIONRESPONSE']._serialized_start=761
+  _globals['_GETSESSIONRESPONSE']._serialized_end=919
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=921
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=981
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=983
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1077
+  _globals['_DELETESESSIONREQUEST']._serialized_start=1079
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1121
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=1123
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=1146
 # @@protoc_insertion_point(module_scope)

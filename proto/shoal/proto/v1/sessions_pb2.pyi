@@ -219,16 +219,26 @@ class GetSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    FROM_TURN_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Its name."""
+    from_turn: _builtins.int
+    """Leave out the items of turns before this one."""
+    max_bytes: _builtins.int
+    """Send as many whole turns as fit into an answer of so many bytes, one at least; 0: all. Many clients of gRPC take
+    4 MiB (4194304) at once, and a session may have more.
+    """
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        from_turn: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_turn", b"from_turn", "max_bytes", b"max_bytes", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -242,25 +252,31 @@ class GetSessionResponse(_message.Message):
 
     SESSION_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    MORE_FROM_TURN_FIELD_NUMBER: _builtins.int
+    more_from_turn: _builtins.int
+    """Ask again from this turn for what did not fit; absent: nothing was left out at the end."""
     @_builtins.property
     def session(self) -> Global___SessionInfo:
         """What is known of it."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionItem]:
-        """Everything said, in order."""
+        """Everything said, in order; what the request left out is not there."""
 
     def __init__(
         self,
         *,
         session: Global___SessionInfo | None = ...,
         items: _abc.Iterable[Global___SessionItem] | None = ...,
+        more_from_turn: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_more_from_turn", b"_more_from_turn", "more_from_turn", b"more_from_turn", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_more_from_turn", b"_more_from_turn", "items", b"items", "more_from_turn", b"more_from_turn", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__more_from_turn: _TypeAlias = _typing.Literal["more_from_turn"]  # noqa: Y015
+    _WhichOneofArgType__more_from_turn: _TypeAlias = _typing.Literal["_more_from_turn", b"_more_from_turn"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__more_from_turn) -> _WhichOneofReturnType__more_from_turn | None: ...
 
 Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import grpc.aio
 
@@ -19,6 +20,7 @@ from shoal.router.sessions.store import NewSession, SessionInfo, SessionStore, S
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
+_FRAME, _REST = 6, 512  # bytes around an item in an answer, and beside all of them, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,9 @@ class SessionService(SessionServiceServicer):
         session = await self._sessions().load(current_caller().tenant, name)
         if session is None:
             raise SessionAbsentError(f"there is no session {name!r}")
-        return api.GetSessionResponse(session=_info(session.info), items=[_item(item) for item in session.items])
+        items = [_item(item) for item in session.items if item.turn >= request.from_turn]
+        shown, more = fitting(items, request.max_bytes)
+        return api.GetSessionResponse(session=_info(session.info), items=shown, more_from_turn=more)
 
     async def ListSessions(  # noqa: N802  # the generated base class names it
         self, request: api.ListSessionsRequest, context: grpc.aio.ServicerContext[object, object]
@@ -124,6 +128,25 @@ class SessionService(SessionServiceServicer):
         if self._store is None:
             raise SessionsAwayError("this router has no Redis, so it keeps no sessions")
         return self._store
+
+
+def fitting(items: Sequence[api.SessionItem], max_bytes: int) -> tuple[list[api.SessionItem], int | None]:
+    """Items of the first turns with which an answer is no larger, of one at least, and the turn that does not fit any
+    more, if there is one. 0: any size.
+
+    >>> said = [api.SessionItem(turn=turn, message=api.Message(content="x" * 100)) for turn in (3, 4, 5)]
+    >>> len(fitting(said, 0)[0]), fitting(said, 750)[1], fitting(said, 1)[1], fitting(said, 1000)[1]
+    (3, 5, 4, None)
+    """
+    shown: list[api.SessionItem] = []
+    size = _REST
+    for turn, group in groupby(items, key=lambda item: item.turn):
+        said = list(group)
+        size += sum(item.ByteSize() + _FRAME for item in said)
+        if max_bytes and shown and size > max_bytes:
+            return shown, turn
+        shown += said
+    return shown, None
 
 
 def _name(session_id: str) -> str:
