@@ -61,8 +61,8 @@ async def test_everything_works_on_a_cluster(
             assert (answer_of(events), events[0].started.resumable) == ("yes", True)
         fork = api.ForkSessionRequest(session_id="s", new_session_id="f", before_turn=2)
         assert (await other.sessions.ForkSession(fork, metadata=login)).session.next_turn == 2
-        for name in range(6):
-            await other.sessions.CreateSession(api.CreateSessionRequest(session_id=f"n{name}"), metadata=login)
+        for number in range(6):
+            await other.sessions.CreateSession(api.CreateSessionRequest(session_id=f"n{number}"), metadata=login)
         listed = await other.sessions.ListSessions(api.ListSessionsRequest(page_size=100), metadata=login)
         assert {info.session_id for info in listed.sessions} == {"s", "f", *(f"n{name}" for name in range(6))}
         once = [await events_of(chat(turn, "once", session_id="k", idempotency_key="k")) for turn in range(2)]
