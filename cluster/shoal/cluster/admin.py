@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from shoal.cluster.admin_trail import AdminTrail, Recorded
 from shoal.cluster.balancer import Balancer
 from shoal.cluster.controller import Controller
 from shoal.cluster.fleet import FleetError
@@ -20,6 +21,7 @@ from shoal.cluster.registry_writer import RedisRegistry, RegistryAwayError
 from shoal.cluster.saboteur import Saboteur
 from shoal.proto.v1 import admin_pb2 as pb
 from shoal.proto.v1 import admin_pb2_grpc
+from shoal.router.audit.config import AuditConfig
 from shoal.wire.credentials import add_port, join_address
 from shoal.wire.internal import only_internal
 from shoal.wire.options import server_options
@@ -49,20 +51,23 @@ class AdminServer(admin_pb2_grpc.AdminServiceServicer):
         desired: Desired,
         grace: float,
         tls: TlsConfig,
+        audit: AuditConfig | None = None,
     ) -> None:
         """`grace`: seconds for running requests of a group that is not wanted any more. Without a saboteur nothing is
-        broken on purpose."""
+        broken on purpose. `audit`: where changes are recorded, by default nowhere."""
         self._balancer, self._saboteur = balancer, saboteur
         self._controller, self._registry, self._policy = controller, registry, policy
         self._desired = desired
         self._grace = grace
         self._tls = tls
+        self._trail = AdminTrail(audit or AuditConfig())
         self._server: grpc.aio.Server | None = None
         self.address = ""
 
     async def start(self, host: str) -> None:
         """Listen on a free port of `host` and say where. Raises OSError."""
-        self._server = grpc.aio.server(interceptors=only_internal(self._tls), options=server_options())
+        guards = [Recorded(self._trail), *only_internal(self._tls)]
+        self._server = grpc.aio.server(interceptors=guards, options=server_options())
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self, self._server)
         self.address = join_address(host, add_port(self._server, host, 0, internal_server(self._tls)))
         await self._server.start()

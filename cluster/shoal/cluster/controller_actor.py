@@ -34,6 +34,7 @@ from shoal.cluster.registry_writer import RedisRegistry, RegistryAwayError
 from shoal.cluster.saboteur import Saboteur
 from shoal.cluster.topology import Need
 from shoal.cluster.worker_watch import WorkerWatch
+from shoal.router.audit.config import AuditConfig
 from shoal.wire import logs
 from shoal.wire.registry import Desired
 from shoal.workers.config import WorkerConfig
@@ -68,6 +69,8 @@ class Declared:
     rebalance_period: float = 0.0
     chaos: bool = False
     autoscale: AutoscalePolicy = field(default_factory=AutoscalePolicy)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    """Where this node keeps what operators change."""
     desired_file: str = ""
     """A file on this node that is watched for other sizes; empty: none."""
     again: bool = False
@@ -148,7 +151,7 @@ class ControllerActor:
             self._balancing = asyncio.create_task(balancer.run(d.rebalance_period))
         saboteur = Saboteur(self._controller, fleet) if d.chaos else None
         self._admin = AdminServer(
-            self._controller, registry, balancer, saboteur, d.policy, desired, d.stop_grace, d.worker.tls
+            self._controller, registry, balancer, saboteur, d.policy, desired, d.stop_grace, d.worker.tls, d.audit
         )
         await self._admin.start(host)
         if d.autoscale.enabled:

@@ -61,7 +61,7 @@ class LocalCluster:
             raise ConfigError("cluster.model is missing: name a checkpoint directory, for instance with --model DIR")
         self._model = str(Path(self.config.model).absolute())
         self._worker = settings.worker(model=self._model)
-        self._autoscale = settings.autoscale()
+        self._autoscale, self._audit = settings.autoscale(), settings.part("audit")
         state_dir = Path(self.config.state_dir).absolute()
         self._state_dir = state_dir
         drain = {} if settings.given("router.drain_seconds") else {"drain_seconds": self.config.stop_grace}
@@ -161,7 +161,7 @@ class LocalCluster:
 
         left = max(1.0, self._deadline - time.monotonic())
         declared = declare(self.config, self._worker, session, redis_url, left, self._autoscale)
-        declared = dataclasses.replace(declared, again=again)
+        declared = dataclasses.replace(declared, again=again, audit=self._audit)
         topology.require_room(declared.need, self.config.ranks, session.resources)
         self._say(f"starting {self.config.ranks} workers on {declared.worker.device.upper()}")
         self._controller = ControllerHandle(declared, session.node_id)

@@ -111,6 +111,38 @@ imagePullSecrets:
       mountPath: /tmp
 {{- end }}
 
+{{/* Where a router, or the controller in the head's pod, writes its audit trail. */}}
+{{- define "shoal.auditMounts" -}}
+{{- if .Values.audit.enabled }}
+- name: audit
+  mountPath: /var/lib/shoal/audit
+{{- if .Values.audit.keySecret }}
+- name: audit-keys
+  mountPath: /etc/shoal/audit
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "shoal.auditVolumes" -}}
+{{- if .Values.audit.enabled }}
+- name: audit
+{{- if eq .Values.audit.volume "claim" }}
+  persistentVolumeClaim:
+    claimName: {{ .Values.audit.claimName | quote }}
+{{- else }}
+  emptyDir:
+    sizeLimit: {{ .Values.audit.sizeLimit | quote }}
+{{- end }}
+{{- if .Values.audit.keySecret }}
+- name: audit-keys
+  secret:
+    secretName: {{ .Values.audit.keySecret | quote }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Secrets and settings as files. Call with (dict "root" $ "role" "router"): only routers get what is theirs. */}}
 {{- define "shoal.fileMounts" -}}
 {{- $v := .root.Values }}
@@ -142,15 +174,7 @@ imagePullSecrets:
   readOnly: true
 {{- end }}
 {{- if eq .role "router" }}
-{{- if $v.audit.enabled }}
-- name: audit
-  mountPath: /var/lib/shoal/audit
-{{- if $v.audit.keySecret }}
-- name: audit-keys
-  mountPath: /etc/shoal/audit
-  readOnly: true
-{{- end }}
-{{- end }}
+{{- include "shoal.auditMounts" .root }}
 {{- range $index, $file := $v.router.files }}
 - name: files-{{ $index }}
   mountPath: {{ $file.path }}
@@ -198,22 +222,7 @@ imagePullSecrets:
     defaultMode: 0440
 {{- end }}
 {{- if eq .role "router" }}
-{{- if $v.audit.enabled }}
-- name: audit
-{{- if eq $v.audit.volume "claim" }}
-  persistentVolumeClaim:
-    claimName: {{ $v.audit.claimName | quote }}
-{{- else }}
-  emptyDir:
-    sizeLimit: {{ $v.audit.sizeLimit | quote }}
-{{- end }}
-{{- if $v.audit.keySecret }}
-- name: audit-keys
-  secret:
-    secretName: {{ $v.audit.keySecret | quote }}
-    defaultMode: 0440
-{{- end }}
-{{- end }}
+{{- include "shoal.auditVolumes" .root }}
 {{- range $index, $file := $v.router.files }}
 - name: files-{{ $index }}
 {{- if eq (default "Secret" $file.kind) "Secret" }}

@@ -83,3 +83,22 @@ def test_an_external_redis_is_left_for_by_its_port() -> None:
 def test_they_can_be_left_out() -> None:
     """For clusters that do it their own way."""
     assert "NetworkPolicy" not in kinds(render({"networkPolicy": {"enabled": False}}))
+
+
+def test_the_exchange_between_ranks_is_reached_by_the_release_s_own_ray_alone() -> None:
+    """It is not encrypted: besides Ray's pods only routers reach workers, at their stream, and scrapers at metrics."""
+    peers = [{"podSelector": {"matchLabels": {"ray.io/cluster": "fish-shoal"}}}]
+    assert [{"from": peers}] == policy("-ray")["ingress"]
+    manifests = render({"worker": {"grpcPort": 30000, "metricsPort": 31000}})
+    selecting = [m["spec"] for m in manifests if m["kind"] == "NetworkPolicy" and _selects(m["spec"], "worker")]
+    rules = [rule for spec in selecting for rule in spec.get("ingress", [])]
+    ports = [[port["port"] for port in rule.get("ports", [])] for rule in rules]
+    assert sorted([[], [30000], [31000]]) == sorted(ports)
+
+
+def _selects(spec: dict[str, Any], role: str) -> bool:
+    """Whether pods of that role are meant."""
+    selector, key = spec["podSelector"], "app.kubernetes.io/component"
+    wanted = selector.get("matchLabels", {}).get(key, role)
+    expressions = [e["values"] for e in selector.get("matchExpressions", []) if e["key"] == key]
+    return bool(wanted == role and all(role in values for values in expressions))

@@ -199,3 +199,17 @@ def test_kuberay_is_told_the_ray_that_is_in_the_image() -> None:
     """It decides by it what the cluster understands."""
     lock = (CHART.parents[1] / "requirements/worker.lock").read_text()
     assert [ray()["rayVersion"]] == re.findall(r"^ray==(\S+)", lock, re.MULTILINE)
+
+
+def test_the_controller_has_a_place_for_its_audit_trail() -> None:
+    """In the head's pod, as routers have one; workers write none."""
+    audit = {"enabled": True, "volume": "claim", "claimName": "trails", "keySecret": "trail"}
+    head = ray(audit=audit)["headGroupSpec"]["template"]["spec"]
+    mounts = {m["mountPath"]: m["name"] for m in head["containers"][0]["volumeMounts"]}
+    volumes = {v["name"]: v for v in head["volumes"]}
+    assert "audit" == mounts["/var/lib/shoal/audit"]
+    assert ({"claimName": "trails"}, "trail") == (
+        volumes["audit"]["persistentVolumeClaim"], volumes[mounts["/etc/shoal/audit"]]["secret"]["secretName"],
+    )  # fmt: skip
+    assert not {"audit", "audit-keys"} & {v["name"] for v in worker_pod(audit=audit)["volumes"]}
+    assert "audit" not in {v["name"] for v in ray()["headGroupSpec"]["template"]["spec"]["volumes"]}

@@ -18,6 +18,7 @@ from shoal.cluster.autoscale import AutoscalePolicy
 from shoal.cluster.config import ClusterConfig, Settings
 from shoal.cluster.desired_file import wanted
 from shoal.cluster.errors import ConfigError, StartError
+from shoal.router.audit.config import AuditConfig
 from shoal.wire import logs
 from shoal.workers.config import WorkerConfig
 
@@ -39,11 +40,12 @@ def run(settings: Settings, desired: Path | None, keep_trying: bool = False) -> 
     if desired is not None:
         config = dataclasses.replace(config, **wanted(desired))
     worker, autoscale = settings.worker(model=str(Path(config.model).absolute())), settings.autoscale()
+    audit: AuditConfig = settings.part("audit")
     give_up = time.monotonic() + config.start_timeout
     while True:
         try:
             left = config.start_timeout if keep_trying else max(1.0, give_up - time.monotonic())
-            _start(config, worker, autoscale, desired, left, again=_AGAIN if keep_trying else 0.0)
+            _start(config, worker, autoscale, audit, desired, left, again=_AGAIN if keep_trying else 0.0)
             return
         except StartError as error:
             if not keep_trying and time.monotonic() + _RETRY > give_up:
@@ -56,6 +58,7 @@ def _start(
     config: ClusterConfig,
     worker: WorkerConfig,
     autoscale: AutoscalePolicy,
+    audit: AuditConfig,
     desired: Path | None,
     timeout: float,
     again: float,
@@ -72,6 +75,7 @@ def _start(
         declared = dataclasses.replace(declared, policy=dataclasses.replace(declared.policy, again=again))
         if desired is not None:
             declared = dataclasses.replace(declared, desired_file=str(desired.absolute()))
+        declared = dataclasses.replace(declared, audit=audit)
         ControllerHandle(declared, session.node_id).begin(timeout)
         log.info("the controller runs", pid=os.getpid(), ep_size=config.ep_size, groups=config.groups)
     finally:
