@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shoal.router.errors import ContentError
 from shoal.router.safeguards.detect import KINDS, Detector, Found, detectors_of, find
 from shoal.router.safeguards.filter import Filter, Rules
-from shoal.router.safeguards.folding import folded
+from shoal.router.safeguards.folding import flat, folded
 from tests.router.safeguards.corpus import CHECKED, MAKERS, sample, scored
 
 ALL = sorted(KINDS)
@@ -53,7 +53,7 @@ TEXTS = st.lists(
 def redacted(text: str) -> str:
     """By the places that are found in the whole, without any stream."""
     out, at = "", 0
-    for match in find(text, detectors_of(ALL)):
+    for match in find(flat(text), detectors_of(ALL)):
         out += text[at : match.start] + f"[{match.kind}]"
         at = match.end
     return out + text[at:]

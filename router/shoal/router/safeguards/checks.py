@@ -50,6 +50,7 @@ _GROUPS = frozenset(
     )
 )  # fmt: skip
 """How the digits of cards are written in groups."""
+_MOST_GROUPS = max(map(len, _GROUPS))
 _LIKELY_CARD = re.compile("|".join(f"(?:{begins.pattern})" for begins, _ in _ISSUERS))
 _GROUP = re.compile(r"\d+")
 _PARTS = str.maketrans("", "", " ().-/+")
@@ -62,13 +63,13 @@ def card(match: re.Match[str]) -> int | None:
     if not _LIKELY_CARD.match(text.translate(_PARTS)):
         return None
     groups = _GROUP.findall(text)
-    end = len(text)
-    for count in range(len(groups), 0, -1):
-        sizes = tuple(map(len, groups[:count]))
-        written = text[:end].translate(_NO_DIGITS)
-        if (count == 1 or (sizes in _GROUPS and len(set(written)) == 1)) and _is_card("".join(groups[:count])):
+    for count in range(min(len(groups), _MOST_GROUPS), 0, -1):
+        if count > 1 and tuple(map(len, groups[:count])) not in _GROUPS:
+            continue
+        end = sum(map(len, groups[:count])) + count - 1
+        alike = count == 1 or len(set(text[:end].translate(_NO_DIGITS))) == 1
+        if alike and _is_card("".join(groups[:count])):
             return match.start() + end
-        end -= len(groups[count - 1]) + 1
     return None
 
 

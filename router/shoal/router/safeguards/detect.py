@@ -199,8 +199,7 @@ def phrases(words: Sequence[str]) -> tuple[Detector, ...]:
 
 def find(text: str, detectors: Sequence[Detector], begin: int = 0, end: int | None = None) -> Iterator[Found]:
     """Matches that begin from `begin` to before `end`, in order, none over another: what begins first counts, then
-    what is longer. Places are those of `text`, what is looked into is `folding.flat` of it."""
-    text = flat(text)
+    what is longer. `text` is as `folding.flat` has it."""
     least, at = len(text) if end is None else end, begin
     ahead = [(detector, detector.first(text, at, least)) for detector in detectors]
     while found := [(detector, match) for detector, match in ahead if match is not None]:

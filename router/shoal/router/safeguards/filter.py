@@ -41,7 +41,7 @@ class Filter:
 
     def __init__(self, rules: Rules, where: str) -> None:
         self._rules, self._where = rules, where
-        self._text = ""
+        self._text = self._flat = ""  # as it is, and as it is looked into, see `folding.flat`
         self._done = 0  # in _text: what was given out
         self._run: Run | None = None  # why the rest is held back
         self.found = 0
@@ -49,9 +49,11 @@ class Filter:
 
     def push(self, piece: str) -> str:
         """What is now known to be clean. Raises ContentError before anything denied is given out."""
-        self._text = text = self._text + piece
-        run, done, text = self._run, self._done, flat(text)
-        if run is not None and len(text) - done < 1.5 * run.longest and run.leaves.search(flat(piece)) is None:
+        self._text += piece
+        piece = flat(piece)
+        self._flat = text = self._flat + piece
+        run, done = self._run, self._done
+        if run is not None and len(text) - done < 1.5 * run.longest and run.leaves.search(piece) is None:
             return ""
         plain = TELLING.search(text, done) is None
         end, self._run = len(text), None
@@ -63,6 +65,7 @@ class Filter:
     def hold(self, piece: str) -> None:
         """Give nothing out yet."""
         self._text += piece
+        self._flat += flat(piece)
 
     def finish(self) -> str:
         """The rest."""
@@ -73,7 +76,7 @@ class Filter:
         if end <= at:
             return ""
         out = []
-        for match in find(text, detectors, at, end) if detectors else ():
+        for match in find(self._flat, detectors, at, end) if detectors else ():
             if match.kind == "denied":
                 raise ContentError(f"{self._where} has words that are not allowed here")
             out += [text[at : match.start], f"[{match.kind}]"]
@@ -82,5 +85,5 @@ class Filter:
         out.append(text[at:end])
         at = max(at, end)
         cut = max(0, at - CONTEXT)
-        self._text, self._done = text[cut:], at - cut
+        self._text, self._flat, self._done = text[cut:], self._flat[cut:], at - cut
         return "".join(out)
