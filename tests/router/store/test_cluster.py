@@ -99,8 +99,8 @@ async def test_everything_works_on_a_cluster(
                 break
         _, error = await failed(chat(1, "more"))
         assert trailing(error)["shoal-reason"] == "quota"
-        for name in ("s", "f"):
-            await other.sessions.DeleteSession(api.DeleteSessionRequest(session_id=name), metadata=login)
+        for made in ("s", "f"):
+            await other.sessions.DeleteSession(api.DeleteSessionRequest(session_id=made), metadata=login)
         for response in responses:
             path = f"/v1/responses/{response}"
             assert (await ask(other.listening.http, path, method="DELETE", authorization=bearer)).status == 200
