@@ -81,3 +81,16 @@ def test_an_end_is_told_before_a_failure(tiny: Path, monkeypatch: pytest.MonkeyP
     assert [("short", 1, pb.SEQUENCE_FINISH_LENGTH), ("long", 1, 0)] == sorted(told, key=lambda t: -t[2])
     assert ["long"] == refused
     assert "no memory" in loop.why
+
+
+def test_a_backlog_is_what_newcomers_would_wait_for(tiny: Path) -> None:
+    """Of every prompt what is not computed yet, but for the token that its next step would compute anyhow."""
+    engine, backlogs = make_engine(tiny, batch_tokens=64), []
+    for length in (100, 50):
+        engine.submit(sequence(random_tokens(length, 1000, length), name=str(length), max_tokens=9))
+    while engine.backlog:
+        backlogs.append(engine.backlog)
+        engine.step()
+    assert engine.has_work, "they decode now"
+    assert [99 + 49, 99 - 64 + 49] == backlogs[:2]
+    assert sorted(backlogs, reverse=True) == backlogs

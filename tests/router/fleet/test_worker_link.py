@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -169,6 +170,28 @@ async def test_load_counts_what_was_just_submitted() -> None:
 
         assert link.load.sequences == 2
         await asyncio.gather(*tasks)
+        await link.close()
+
+
+async def test_a_prompt_is_a_backlog_until_its_first_token() -> None:
+    """It is counted as soon as it is submitted, and not any more once the worker generates."""
+    computed = asyncio.Event()
+
+    async def script(submit: pb.Submit) -> AsyncIterator[Action]:
+        await computed.wait()
+        yield Say((1,))
+        yield Hang()
+
+    async with ScriptedWorker(script) as worker:
+        link = await open_link(worker)
+        async with aclosing(link.submit(replace(work(), prompt=(Run((7,) * 1200, False),)))) as outputs:
+            accepted = asyncio.ensure_future(anext(outputs))
+            await until(lambda: bool(worker.submits))
+            assert (link.load.steps_behind, link.load.backlog_own) == (2, 1200)
+            computed.set()
+            await accepted
+            await anext(outputs)
+            assert link.load.steps_behind == 0
         await link.close()
 
 

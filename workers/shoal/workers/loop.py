@@ -288,6 +288,7 @@ class EngineLoop:
                 running=len(engine.running),
                 waiting=len(engine.waiting),
                 kv_used=engine.kv_used,
+                backlog=engine.backlog,
             )
             self._post.hand_over(partial(step_messages, frame, outputs))
         for output in outputs:

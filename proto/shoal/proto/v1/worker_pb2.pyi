@@ -763,6 +763,7 @@ class Step(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     KV_USED_FIELD_NUMBER: _builtins.int
+    BACKLOG_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Version of membership and placement that computed it."""
     step: _builtins.int
@@ -773,6 +774,8 @@ class Step(_message.Message):
     """Sequences waiting on this worker."""
     kv_used: _builtins.float
     """Share of KV blocks in use, 0 to 1."""
+    backlog: _builtins.int
+    """Tokens that sequences on this worker have to compute before their next one, beyond that one."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceOutput]:
         """One entry per sequence with news."""
@@ -786,10 +789,11 @@ class Step(_message.Message):
         running: _builtins.int = ...,
         waiting: _builtins.int = ...,
         kv_used: _builtins.float = ...,
+        backlog: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "kv_used", b"kv_used", "outputs", b"outputs", "running", b"running", "step", b"step", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "epoch", b"epoch", "kv_used", b"kv_used", "outputs", b"outputs", "running", b"running", "step", b"step", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,7 @@ class _Sequence:
     attempt: int
     next_offset: int
     inbox: Inbox
+    backlog: int  # tokens to compute before its next one
     accepted: bool = False
     over: bool = False  # it does not run there any more, so there is nothing to cancel
 
@@ -89,7 +90,7 @@ class WorkerLink:
         self._on_change = on_change
         self._sequences: dict[tuple[str, int], _Sequence] = {}
         self._outgoing: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
-        self._reported, self._own_at_report, self._kv_used = 0, 0, 0.0
+        self._reported = Load(address)
         self._task = asyncio.create_task(self._keep_connected(), name=f"worker {address}")
 
     @property
@@ -100,7 +101,11 @@ class WorkerLink:
     @property
     def load(self) -> Load:
         """For the choice of worker."""
-        return Load(self.address, self._reported, self._own_at_report, len(self._sequences), self._kv_used)
+        return replace(self._reported, own=len(self._sequences), backlog_own=self._backlog)
+
+    @property
+    def _backlog(self) -> int:
+        return sum(sequence.backlog for sequence in self._sequences.values())
 
     @property
     def facts(self) -> ModelFacts | None:
@@ -121,7 +126,8 @@ class WorkerLink:
         if not self.connected:
             raise WorkerLostError(f"worker {self.address} is not connected")
         inbox = Inbox(self._settings.max_unread_tokens)
-        sequence = self._sequences[key] = _Sequence(work.attempt, work.start_offset, inbox)
+        backlog = sum(len(run.ids) for run in work.prompt)
+        sequence = self._sequences[key] = _Sequence(work.attempt, work.start_offset, inbox, backlog)
         self.idle.clear()
         self._outgoing.put_nowait(pb.ConnectRequest(submit=work.message()))
         try:
@@ -227,7 +233,7 @@ class WorkerLink:
             raise WorkerFaultError(f"worker {self.address} has another tokenizer.json ({hashes})")
         if not 1 <= welcome.protocol <= PROTOCOL:
             raise WorkerFaultError(f"worker {self.address} speaks protocol {welcome.protocol}, not {PROTOCOL}")
-        self._reported, self._own_at_report, self._kv_used = 0, 0, 0.0
+        self._reported = Load(self.address)
         self.welcome, self.numerics_id = welcome, welcome.numerics_id
         _log.info(
             "worker_connected", address=self.address, worker=welcome.worker_id, group=welcome.group, rank=welcome.rank
@@ -248,8 +254,7 @@ class WorkerLink:
             case "step":
                 for output in message.step.outputs:
                     self._deliver(output, message.step.epoch)
-                self._reported = message.step.running + message.step.waiting
-                self._own_at_report, self._kv_used = len(self._sequences), message.step.kv_used
+                self._report(message.step)
             case "accepted":
                 taken = message.accepted
                 assert self.welcome is not None, "messages are dealt out only while connected"
@@ -262,6 +267,12 @@ class WorkerLink:
                 if (sequence := self._find(refused.request_id, refused.choice, refused.attempt)) is not None:
                     sequence.over = True
                     sequence.inbox.fail(error_of(refused, self.address))
+
+    def _report(self, step: pb.Step) -> None:
+        self._reported = Load(
+            self.address, step.running + step.waiting, len(self._sequences), kv_used=step.kv_used,
+            backlog_reported=step.backlog, backlog_own_at_report=self._backlog,
+        )  # fmt: skip
 
     def _find(self, request_id: str, choice: int, attempt: int) -> _Sequence | None:
         """Ours, or None for one that was cancelled or belongs to an attempt that is over."""
@@ -279,6 +290,7 @@ class WorkerLink:
             sequence.inbox.fail(WorkerFaultError(problem))
             return
         sequence.next_offset += len(output.ids)
+        sequence.backlog = 0
         sequence.over = output.finish != pb.SEQUENCE_FINISH_UNSPECIFIED
         sequence.inbox.put(
             Tokens(

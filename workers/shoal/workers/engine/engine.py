@@ -75,6 +75,11 @@ class Engine:
         return self._runner.loads.ask(busy=self.has_work and self.model.target.device.type != "cpu")
 
     @property
+    def backlog(self) -> int:
+        """Tokens to compute before every sequence decodes: prompts, and what was lost elsewhere or preempted."""
+        return sum(s.pending - 1 for s in self._all() if s.pending > 1)
+
+    @property
     def kv_used(self) -> float:
         """Share of the blocks of full layers in use, 0 to 1. Thread-safe."""
         return 1.0 - self.kv.full.num_free / self.kv.full.num_blocks
