@@ -116,14 +116,14 @@ def settled(group: pb.GroupInfo) -> bool:
 
 
 def _address(redis_url: str) -> str:
-    import redis
 
+    from shoal.router.store.away import ABSENT
     from shoal.router.store.blocking import connect_blocking
 
     try:
         with contextlib.closing(connect_blocking(redis_url, _TIMEOUT)) as client:
             raw = client.get(CONTROLLER_KEY)
-    except (redis.RedisError, OSError) as error:
+    except ABSENT as error:
         raise CallError(f"Redis, which says where the controller is, does not answer: {error}") from error
     if raw is None:
         raise NotRunningError("no controller is announced in Redis: is the cluster running?")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Protocol
 
-from redis.exceptions import RedisError
-
+from shoal.router.store.away import ABSENT
 from shoal.router.store.connect import connect
 from shoal.wire.load import AUTOSCALE_KEY, LOAD_FIELD, LOADS_KEY, AutoscaleEntry, RouterLoad
 from shoal.wire.registry import (
@@ -53,14 +52,14 @@ class RedisRegistry:
         try:
             await self._client.set(group_key(entry.group), encode(entry))
             await self._client.sadd(GROUPS_KEY, entry.group)
-        except (RedisError, OSError) as error:
+        except ABSENT as error:
             raise RegistryAwayError(f"Redis did not take the record of group {entry.group}: {error}") from error
 
     async def last_epoch(self, group: str) -> int:
         """A record that is not readable counts as none: it is about to be replaced."""
         try:
             raw = await self._client.get(group_key(group))
-        except (RedisError, OSError) as error:
+        except ABSENT as error:
             raise RegistryAwayError(f"Redis does not answer: {error}") from error
         try:
             return decode(raw if isinstance(raw, bytes) else raw.encode()).epoch if raw is not None else 0
@@ -129,7 +128,7 @@ class RedisRegistry:
     async def _do(command: Any) -> Any:
         try:
             return await command
-        except (RedisError, OSError) as error:
+        except ABSENT as error:
             raise RegistryAwayError(f"Redis does not answer: {error}") from error
 
     async def close(self) -> None:

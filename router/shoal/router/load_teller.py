@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
+from shoal.router.store.away import ABSENT
 from shoal.router.store.script import Client
 from shoal.router.waiting_line import WaitingLine
 from shoal.wire.load import LOAD_FIELD, LOADS_KEY, MOST_ENTRIES, PERIOD, RouterLoad
@@ -39,6 +38,6 @@ class LoadTeller:
             try:
                 fields = {LOAD_FIELD: self.load().encode()}
                 await asked.xadd(LOADS_KEY, fields, maxlen=MOST_ENTRIES, approximate=True)
-            except (redis.RedisError, OSError):  # membership, which reads all the time, logs that Redis is away
+            except ABSENT:  # membership, which reads all the time, logs that Redis is away
                 pass
             await asyncio.sleep(PERIOD)

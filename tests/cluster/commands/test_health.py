@@ -10,9 +10,10 @@ import pytest
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from shoal.cluster import admin_client
 from shoal.cluster.client import INFERENCE
-from shoal.cluster.commands import health
-from shoal.cluster.errors import UnhealthyError
+from shoal.cluster.commands import doctor, drain, health, status
+from shoal.cluster.errors import CallError, UnhealthyError
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.proto.v1 import worker_pb2_grpc
 from tests.cluster.commands.status_only import StatusOnly
@@ -55,3 +56,20 @@ def test_where_the_workers_listen_must_be_known(tmp_path: Path) -> None:
     done = shoal(tmp_path, "health", "worker")
     assert 2 == done.returncode
     assert "worker.first_port" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/m"]
+)
+def test_a_redis_of_any_kind_that_is_away_is_told(url: str) -> None:
+    """By everything that asks one: a probe, the doctor, a drain, the status, the keys, who looks for the controller."""
+    with pytest.raises(UnhealthyError, match="does not answer"):
+        health.redis(url)
+    assert doctor.WRONG == doctor.redis(url).state
+    assert isinstance(doctor.clock(url), doctor.Finding)
+    with pytest.raises(UnhealthyError, match="the registry is away"):
+        drain.run(url, "127.0.0.1", timeout=0.1)
+    assert status.read_registry(url)[0]
+    assert status.read_autoscale(url) is None
+    with pytest.raises(CallError, match="does not answer"):
+        admin_client._address(url)

@@ -35,6 +35,7 @@ class Server:
     port: int
     process: subprocess.Popen[bytes]
     password: str | None = None
+    command: tuple[str, ...] = ()
 
     def client(self) -> redis.Redis:
         """A plain client of it."""
@@ -58,6 +59,11 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    def start_again(self) -> None:
+        """After a kill, with what it had kept."""
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        holds_soon(lambda: bool(self.client().ping()))
+
 
 @contextlib.contextmanager
 def started(
@@ -73,7 +79,7 @@ def started(
         arguments = [str(file), "--sentinel"]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen([str(find_server()), *arguments], stdout=log, stderr=log)
-    server = Server(port, process, password)
+    server = Server(port, process, password, (str(find_server()), *arguments))
     try:
         holds_soon(lambda: bool(server.client().ping()))
         yield server

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from shoal.proto.v1 import inference_pb2 as api
@@ -16,6 +20,7 @@ from shoal.router.cache.remembering import WORKER
 from shoal.router.fleet.scripted_worker import saying
 from shoal.router.limits.config import LimitsConfig
 from shoal.router.store.connect import connect
+from shoal.router.store.ready import RedisNotReadyError, require_ready
 from shoal.router.tokenizer import Tokenizer
 from tests.router.byte_tokenizer import ids_of
 from tests.router.conftest import StartCluster, StartRouter
@@ -109,3 +114,51 @@ async def test_everything_works_on_a_cluster(
 
     assert all(size > 3 for size in sizes)
     assert "CROSSSLOT" not in capfd.readouterr().err
+
+
+async def test_a_cluster_that_is_gone_is_away_as_any_redis_is(
+    start_cluster: StartCluster, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """All of its servers are killed under a router with everything on: stateless requests go on, those with a session
+    are UNAVAILABLE with a hint. With the cluster back so is everything, without a restart, and nothing is lost."""
+    policies = tmp_path / "tenants.toml"
+    policies.write_text("[default]\nresponse_cache = true\nconcurrent = 20\n")
+    with redis_cluster(tmp_path / "redis") as servers:
+        cluster = await start_cluster(
+            saying(ids_of(tokenizer, ANSWER)),
+            redis_url=f"redis+cluster://127.0.0.1:{servers[0].port}", share_prefixes=True, registry_poll=0.05,
+            limits=LimitsConfig(enforced=True, tenants_file=str(policies)),
+        )  # fmt: skip
+        inference, sessions, router = cluster.front.inference, cluster.front.sessions, cluster.front.router
+        await events_of(inference.Chat(user("a", session_id="s")))
+        for server in servers:
+            server.kill()
+        stateless = await events_of(inference.Chat(user("b")))
+        _, error = await failed(inference.Chat(user("c", session_id="s")))
+        with pytest.raises(grpc.aio.AioRpcError) as listed:
+            await sessions.ListSessions(api.ListSessionsRequest())
+        age = router.membership.age
+        for server in servers:
+            server.start_again()
+        await until(lambda: router.membership.age < age)
+        again: list[api.ChatResponse] = []
+        async with asyncio.timeout(30):
+            while not again or not again[0].started.resumable:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    again = await events_of(inference.Chat(user("d", session_id="s")))
+        stored = await sessions.GetSession(api.GetSessionRequest(session_id="s"))
+
+    assert (answer_of(stateless), stateless[0].started.resumable) == ("yes", False)
+    assert error.code() is listed.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert int(trailing(error)["retry-after-ms"]) > 0
+    assert ["a", "yes", "d", "yes"] == [item.message.content for item in stored.items][:4]
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://:hunter2@127.0.0.1:1", "redis+sentinel://:hunter2@127.0.0.1:1/main"])
+async def test_a_cluster_that_was_never_there_is_told_at_the_start(url: str) -> None:
+    """With the same words as for any other Redis, and without the password."""
+    client = connect(url)
+    with pytest.raises(RedisNotReadyError, match="does not answer") as caught:
+        await require_ready(client, 0.3)
+    assert "hunter2" not in str(caught.value)
+    await client.aclose()

@@ -167,8 +167,8 @@ def redis(url: str) -> Finding:
     """Whether it answers, is new enough and keeps what it is told: of a cluster, each of its servers."""
     if not url:
         return Finding("redis", WELL, "none is set: `shoal serve` starts its own")
-    import redis as library
 
+    from shoal.router.store.away import ABSENT
     from shoal.router.store.blocking import RedisUrlError, connect_blocking, each_server
 
     try:
@@ -176,7 +176,7 @@ def redis(url: str) -> Finding:
             found = [_of_redis(server.info()) for server in each_server(client)]
     except RedisUrlError as error:
         return Finding("redis", WRONG, f"its URL cannot be used: {error}", "correct cluster.redis_url")
-    except (library.RedisError, OSError) as error:
+    except ABSENT as error:
         return Finding(
             "redis", WRONG, f"does not answer: {type(error).__name__}", "check cluster.redis_url, and that it runs"
         )
@@ -210,8 +210,8 @@ def clock(url: str) -> Finding:
 
 def _apart(url: str) -> float | None:
     """Seconds between our clock and Redis'; None when it does not answer, which is told elsewhere."""
-    import redis as library
 
+    from shoal.router.store.away import ABSENT
     from shoal.router.store.blocking import connect_blocking, one_server
 
     try:
@@ -220,7 +220,7 @@ def _apart(url: str) -> float | None:
             began = time.time()
             seconds, micros = server.time()
             return float(abs(seconds + micros / 1e6 - (began + time.time()) / 2))
-    except (library.RedisError, OSError, ValueError):
+    except (*ABSENT, ValueError):
         return None
 
 

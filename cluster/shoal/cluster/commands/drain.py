@@ -16,6 +16,7 @@ import structlog
 from shoal.cluster.client import worker_status
 from shoal.cluster.errors import ConfigError, UnhealthyError
 from shoal.cluster.own_access import OwnAccess
+from shoal.router.store.away import ABSENT
 from shoal.router.store.blocking import Blocking, RedisUrlError, connect_blocking
 from shoal.wire.registry import GROUPS_KEY, GroupEntry, decode, encode, group_key
 
@@ -39,9 +40,9 @@ def run(redis_url: str, host: str, timeout: float, access: OwnAccess | None = No
                 known = mark(client, host)
         except RedisUrlError as error:
             raise ConfigError(f"cluster.redis_url cannot be used: {error}") from error
-        except (redis.RedisError, OSError) as error:
+        except ABSENT as error:
             log.warning("the registry is away", problem=type(error).__name__)
-            if known is None and time.monotonic() - began > _AWAY:
+            if known is None and time.monotonic() + _POLL > min(began + _AWAY, give_up):
                 raise UnhealthyError("the registry is away: no router can be told that these workers leave") from error
         left = [address for address in known or () if _busy(address, access)]
         if known is not None and not left:

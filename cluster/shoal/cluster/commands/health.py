@@ -33,8 +33,8 @@ def workers(host: str, first_port: int, ranks: int, access: OwnAccess | None = N
 
 def redis(url: str) -> None:
     """Whether Redis answers and has read its data. Raises UnhealthyError."""
-    import redis as client_library
 
+    from shoal.router.store.away import ABSENT
     from shoal.router.store.blocking import RedisUrlError, connect_blocking
 
     try:
@@ -42,5 +42,5 @@ def redis(url: str) -> None:
             client.ping()
     except RedisUrlError as error:
         raise ConfigError(f"the URL of Redis cannot be used: {error}") from error
-    except (client_library.RedisError, OSError) as error:
+    except ABSENT as error:
         raise UnhealthyError(f"Redis does not answer: {type(error).__name__}") from error

@@ -55,8 +55,8 @@ def look(address: str, redis_url: str, access: OwnAccess | None = None) -> dict[
 
 def read_registry(redis_url: str) -> tuple[str, list[GroupEntry]]:
     """What is wrong with Redis, empty when nothing, and every group's record."""
-    import redis
 
+    from shoal.router.store.away import ABSENT
     from shoal.router.store.blocking import connect_blocking
 
     try:
@@ -64,21 +64,21 @@ def read_registry(redis_url: str) -> tuple[str, list[GroupEntry]]:
             names = sorted(_text(name) for name in client.smembers(GROUPS_KEY))
             records = [client.get(group_key(name)) for name in names]
             return "", [decode(_text(record).encode()) for record in records if record is not None]
-    except (redis.RedisError, OSError, ValueError) as error:
+    except (*ABSENT, ValueError) as error:
         return f"{type(error).__name__}: {error}", []
 
 
 def read_autoscale(redis_url: str) -> AutoscaleEntry | None:
     """What the autoscaler sees and decided last; None: there is none, or Redis does not say."""
-    import redis
 
+    from shoal.router.store.away import ABSENT
     from shoal.router.store.blocking import connect_blocking
 
     try:
         with contextlib.closing(connect_blocking(redis_url, _TIMEOUT)) as client:
             raw = client.get(AUTOSCALE_KEY)
             return AutoscaleEntry.decode(_text(raw).encode()) if raw is not None else None
-    except (redis.RedisError, OSError, ValueError):
+    except (*ABSENT, ValueError):
         return None
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import redis
 import structlog
 
 from shoal.router.access.key import BadKeyError, Key
+from shoal.router.store.away import ABSENT
 from shoal.router.store.script import Client, Script
 
 _log = structlog.get_logger(__name__)
@@ -117,7 +117,7 @@ class RedisKeys:
             if version == self._seen:
                 return None
             records: Mapping[bytes, bytes] = await self._client.hgetall(KEYS)
-        except (redis.RedisError, OSError) as error:
+        except ABSENT as error:
             raise KeysAwayError(f"Redis does not answer: {type(error).__name__}") from error
         keys = _those_that_are(list(records.values()), "Redis")
         self._seen = version  # read before the records: a change between the two is seen next time
@@ -132,7 +132,7 @@ class RedisKeys:
         """See `KeyStore`."""
         try:
             await _PUT.run(self._client, [KEYS, VERSION], [key.id, key.to_json()])
-        except (redis.RedisError, OSError) as error:
+        except ABSENT as error:
             raise KeysAwayError(f"Redis does not answer: {type(error).__name__}") from error
 
 

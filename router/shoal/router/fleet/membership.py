@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import redis
 import structlog
 
 from shoal.router.fleet.pool import Member
+from shoal.router.store.away import ABSENT
 from shoal.router.store.script import Client
 from shoal.wire import registry
 from shoal.wire.registry import GroupEntry
@@ -94,7 +94,7 @@ class Membership:
                 if away:
                     _log.info("registry_back")
                 away = False
-            except (redis.RedisError, OSError) as error:
+            except ABSENT as error:
                 if not away:
                     _log.warning("registry_away", problem=type(error).__name__, kept=len(self._known or []))
                 away = True

@@ -14,8 +14,9 @@ RETRY_AFTER_MS = 1_000
 
 _LONGEST = 3.0  # seconds, however many nodes a client asks for the way
 
-ABSENT = (redis.RedisError, OSError)
-"""Whatever a client raises when the server is away, full, or not what it should be."""
+ABSENT = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+"""Whatever a client raises when the server is away, full, or not what it should be. A whole cluster that is away is no
+RedisError."""
 
 
 @asynccontextmanager

@@ -6,6 +6,8 @@ from typing import Any
 
 import redis
 import redis.cluster
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from shoal.router.store.connect import RedisUrlError, Several, check, read_several, tls_options
@@ -39,6 +41,7 @@ def _primary(several: Several, login: dict[str, Any], timeouts: dict[str, Any]) 
     asking: dict[str, Any] = {
         "username": several.options.get("sentinel_username"),
         "password": several.options.get("sentinel_password"),
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),  # the library's own takes many seconds
         **tls_options(several),
         **timeouts,
     }

@@ -29,7 +29,12 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
 
-from shoal.router.store.following import FollowingConnection
+from shoal.router.store.following import (
+    FollowingConnection,
+    FollowingPrimary,
+    follow_in_cluster,
+    follow_sentinels,
+)
 from shoal.router.store.script import Client
 
 SCHEMES = (
@@ -137,9 +142,12 @@ def connect(url: str, timeout: float = 2.0) -> Client:
         cluster: dict[str, Any] = {**login, **tls_options(several), **timeouts}
         # After a failover the cluster's map is asked for again between the tries.
         again = Retry(ExponentialBackoff(cap=0.3, base=0.05), 3)
-        return RedisCluster(
+        made = RedisCluster(
             startup_nodes=nodes, retry=again, require_full_coverage=False, max_connections=_MOST_CONNECTIONS, **cluster
         )
+        if several.tls:
+            follow_in_cluster(made)
+        return made
     asking: dict[str, Any] = {
         "username": several.options.get("sentinel_username"),
         "password": several.options.get("sentinel_password"),
@@ -149,6 +157,10 @@ def connect(url: str, timeout: float = 2.0) -> Client:
     }
     untyped: Any = Sentinel
     sentinel = untyped(several.nodes, sentinel_kwargs=asking, **tls_options(several), **timeouts)
+    following: dict[str, Any] = {}
+    if several.tls:
+        follow_sentinels(sentinel)
+        following["connection_class"] = FollowingPrimary
     primary: redis.asyncio.Redis = sentinel.master_for(
         several.service,
         username=several.username,
@@ -156,6 +168,7 @@ def connect(url: str, timeout: float = 2.0) -> Client:
         db=several.db,
         retry=retry,
         max_connections=_MOST_CONNECTIONS,
+        **following,
     )
     return primary
 
