@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import grpc
+import psutil
 import pytest
 
 from shoal.proto.v1 import inference_pb2 as pb
@@ -148,3 +151,18 @@ def client_model(cluster: Served) -> str:
     run = cluster.running()
     assert run is not None, cluster.output()
     return run.model
+
+
+def test_no_secret_is_among_any_process_s_arguments(cluster: Served) -> None:
+    """Everybody on a machine reads those: neither router, workers nor Ray have the password of Redis there. Nor is it in
+    the log."""
+    run = cluster.running()
+    assert run is not None
+    password = urlsplit(run.redis_url).password or ""
+    assert len(password) > 20
+    told = [cluster.output()]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            told.append("\0".join(process.cmdline()))
+    assert any(str(cluster.state_dir) in line for line in told[1:])
+    assert not [line for line in told if password in line]

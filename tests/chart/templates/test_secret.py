@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode
 
 from tests.chart.rendering import kinds, render, the
@@ -23,3 +24,13 @@ def test_a_secret_of_yours_is_only_named() -> None:
 def test_it_outlives_the_release() -> None:
     """The volume with the data does too, and needs it."""
     assert "keep" == the(render(), "Secret")["metadata"]["annotations"]["helm.sh/resource-policy"]
+
+
+def test_the_password_is_in_nothing_but_the_secret() -> None:
+    """Pods read it from a file: not their arguments, environment, settings or annotations."""
+    manifests = render({"audit": {"enabled": True, "volume": "emptyDir"}})
+    secret = the(manifests, "Secret")
+    password = b64decode(secret["data"]["password"]).decode()
+    told = json.dumps([manifest for manifest in manifests if manifest is not secret])
+    for shown in (password, *secret["data"].values()):
+        assert shown not in told

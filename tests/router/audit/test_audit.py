@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 from shoal.cluster.commands.audit import app
 from shoal.cluster.errors import UnhealthyError
 from shoal.proto.v1 import inference_pb2 as api
+from shoal.router.access.caller import Caller
 from shoal.router.audit.chain import Head, chained, verify
 from shoal.router.audit.config import AuditConfig
 from shoal.router.audit.file import AuditFile, AuditFileError, read_head
 from shoal.router.audit.log import AuditLog
+from shoal.router.audit.trail import MOST_STRANGERS, Trail
 from shoal.router.errors import AuditError, StartError
 from shoal.router.fleet.scripted_worker import saying
 from shoal.router.limits.config import LimitsConfig
@@ -284,3 +286,42 @@ async def test_a_trail_that_cannot_be_kept_is_a_reason_not_to_start(
     paths = {"directory": str(tmp_path / "trail"), **{k: str(tmp_path / v) for k, v in given.items()}}
     with pytest.raises(StartError, match=rf"audit\.{next(iter(given))}"):
         await start_router(audit=AuditConfig(**paths))
+
+
+async def test_nobody_without_a_credential_fills_the_disk(tmp_path: Path) -> None:
+    """Of thousands in a second a few are recorded, and how many there were besides with the next; those who are known
+    are recorded all the same."""
+    now, known = [100.0], Caller("acme", "user", "k")
+    trail = Trail(AuditLog(AuditFile(tmp_path / "r.jsonl", KEY), refuse=True), "r", None, lambda: now[0])
+    for _ in range(1_000):
+        await trail.called(None, "http.Metrics", "UNAUTHENTICATED credential")
+    await trail.called(known, "SessionService/GetSession", "OK")
+    now[0] = 101.0
+    await trail.called(None, "http.Metrics", "UNAUTHENTICATED credential")
+    await trail.close()
+    written = records(tmp_path)
+
+    assert len(written) == MOST_STRANGERS + 2
+    assert written[MOST_STRANGERS]["tenant"] == "acme"
+    assert written[-1]["besides"] == 1_000 - MOST_STRANGERS
+
+
+async def test_a_name_that_is_no_text_is_recorded(tmp_path: Path) -> None:
+    """Half a surrogate pair, as JSON may hold one, becomes what JSON calls it; the chain verifies."""
+    trail = Trail(AuditLog(AuditFile(tmp_path / "r.jsonl", KEY), refuse=True), "r", None, lambda: 0.0)
+    await trail.called(Caller("acme", "user", "k", "half \ud800 of ä"), "http.ListModels", "OK")
+    await trail.close()
+
+    assert records(tmp_path)[0]["subject"] == "half \ud800 of ä"
+    assert verify((tmp_path / "r.jsonl").read_bytes().splitlines(keepends=True), KEY)[1] == []
+
+
+async def test_whoever_waits_for_a_record_hears_of_any_mistake(tmp_path: Path) -> None:
+    """Of ours, too: nobody waits for ever."""
+    log = AuditLog(AuditFile(tmp_path / "r.jsonl", KEY), refuse=True)
+    with pytest.raises(AuditError):
+        await log.write({"kind": object()})
+    await log.write({"kind": "called"})
+    await log.close()
+
+    assert [record.get("lost_before") for record in records(tmp_path)] == [1]

@@ -76,7 +76,8 @@ def verify(lines: Iterable[bytes], key: bytes, head: Head | None = None) -> tupl
 
 
 def _body(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair becomes what JSON calls it
 
 
 def _parts(line: bytes) -> tuple[dict[str, Any] | None, str, bytes]:

@@ -59,10 +59,11 @@ class AuditLog:
                     records[0] = {**records[0], "lost_before": lost}
                 try:
                     await asyncio.get_running_loop().run_in_executor(self._thread, self._file.append, records)
-                except AuditFileError as error:
+                except Exception as error:  # whatever it is, those that wait must hear of it
+                    problem = error if isinstance(error, AuditFileError) else AuditFileError(f"a mistake: {error!r}")
                     for _, done in batch:
                         if not done.done():
-                            done.set_exception(error)
+                            done.set_exception(problem)
                             done.exception()  # whoever was cancelled meanwhile asks no more
                 else:
                     self.lost -= lost  # some may have been lost meanwhile

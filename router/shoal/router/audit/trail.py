@@ -21,6 +21,8 @@ from shoal.router.limits.policy import Recorded
 
 _CONTENT = ("messages", "text", "tokens", "tools", "response_format")  # fields of requests that hold what people said
 _NONCE = 12
+MOST_STRANGERS = 20
+"""Records a second of those who were not let in."""
 
 
 class Sealer:
@@ -99,6 +101,7 @@ class Trail:
     def __init__(self, log: AuditLog, router: str, sealer: Sealer | None, now: Callable[[], float]) -> None:
         """`now` is unix time; `sealer` None: nothing can be encrypted, and is hashed instead."""
         self._log, self._router, self._sealer, self._now = log, router, sealer, now
+        self._second = self._strangers = self._left_out = 0
 
     async def accepted(self, caller: Caller, method: str, request: str, model: str, asked: Any, how: Recorded) -> None:
         """Before anything is done. Raises AuditError."""
@@ -125,8 +128,23 @@ class Trail:
         await self._write("accepted", caller, method, "", {"about": about} if about else {})
 
     async def called(self, caller: Caller | None, method: str, outcome: str, about: str = "") -> None:
-        """A call that generates nothing, or one that was not let in (`caller` None). Raises AuditError."""
-        await self._write("called", caller, method, "", {"outcome": outcome, **({"about": about} if about else {})})
+        """A call that generates nothing, or one that was not let in (`caller` None). Raises AuditError.
+
+        Of those not let in only some are recorded each second, with how many there were besides: nobody fills the disk
+        who has no credential.
+        """
+        more: dict[str, Any] = {"outcome": outcome, **({"about": about} if about else {})}
+        if caller is None:
+            second = int(self._now())
+            if second != self._second:
+                self._second, self._strangers = second, 0
+            self._strangers += 1
+            if self._strangers > MOST_STRANGERS:
+                self._left_out += 1
+                return
+            if self._left_out:
+                more["besides"], self._left_out = self._left_out, 0
+        await self._write("called", caller, method, "", more)
 
     async def close(self) -> None:
         """Once everything is written."""
