@@ -154,8 +154,7 @@ def client_model(cluster: Served) -> str:
 
 
 def test_no_secret_is_among_any_process_s_arguments(cluster: Served) -> None:
-    """Everybody on a machine reads those: neither router, workers nor Ray have the password of Redis there. Nor is it in
-    the log."""
+    """Everybody on a machine reads those: nobody's have the password of Redis, nor has the log."""
     run = cluster.running()
     assert run is not None
     password = urlsplit(run.redis_url).password or ""
