@@ -13,13 +13,14 @@ from shoal.proto.v1 import inference_pb2 as api
 from shoal.proto.v1 import worker_pb2 as pb
 from shoal.router.fleet.scripted_worker import STOPPED, Action, Say, Script, ScriptedWorker, saying
 from shoal.router.harmony.builtin import BROWSER, PYTHON
+from shoal.router.limits.config import LimitsConfig
 from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import ToolOutput
 from shoal.router.tools.scripted import ScriptedTool
 from shoal.wire.details import read_details
 from tests.router.byte_tokenizer import ids_of
 from tests.router.conftest import StartCluster, StartRouter
-from tests.router.talking import answer_of, events_of, failed, kinds_of, user
+from tests.router.talking import answer_of, events_of, failed, kinds_of, trailing, user
 
 LOOKUP = api.Tool(
     name="lookup",
@@ -266,6 +267,22 @@ async def test_the_server_runs_its_tools(start_cluster: StartCluster, tokenizer:
     assert len({submit.request_id for submit in cluster.worker.submits}) == 2
     offsets = [(event.cursor.offset, event.cursor.k) for event in events]
     assert offsets == sorted(set(offsets))
+
+
+async def test_what_tools_answer_is_counted_as_input(start_cluster: StartCluster, tokenizer: Tokenizer) -> None:
+    """As the usage says: an answer for which the tenant has no tokens left ends the turn before the model reads it."""
+    python = ScriptedTool(PYTHON, [ToolOutput("x" * 9000), ToolOutput("4")])
+    cluster = await start_cluster(
+        taking_turns(tokenizer, PYTHON_CALL, PYTHON_CALL, ANSWER), tools=[python],
+        limits=LimitsConfig(enforced=True, tokens_per_minute=9000, reserve_tokens=10), welcome={"max_context": 32_768},
+    )  # fmt: skip
+    events, error = await failed(cluster.front.inference.Chat(user("?", server_tools=["python"])))
+    small = await events_of(cluster.front.inference.Chat(user("?", server_tools=["python"])))
+
+    assert "tool_result" not in kinds_of(events)
+    assert (error.code(), trailing(error)["shoal-reason"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "quota")
+    assert len(cluster.worker.submits) == 1 + 2
+    assert small[-1].HasField("done")
 
 
 async def test_rounds_are_bounded(start_cluster: StartCluster, tokenizer: Tokenizer) -> None:

@@ -157,7 +157,11 @@ class Chat:
             run = partial(tools.run, _runner(plan, wanted), _tool_call(plan, wanted))
             fact = await kept.tool(work.choice, work.round, run)
             tools.took(fact)
-            yield reader.answered(fact.content, failed=fact.failed)
+            before = reader.usage.input_tokens
+            answered = reader.answered(fact.content, failed=fact.failed)
+            if not kept.answered(work.choice, work.round):  # else its earlier owner counted it
+                await call.allowance.grown(reader.usage.input_tokens - before)
+            yield answered
             if tools.spent:
                 yield reader.event(warning=api.Warning(code="tools_spent", message="no more calls in this turn"))
             if (next_work := self._next_work(plan, work.choice, reader, tools)) is None:

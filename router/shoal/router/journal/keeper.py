@@ -70,6 +70,10 @@ class Kept:
         if not self.private:
             recording.add(output, choice=choice, round_=round_, numerics_id=output.numerics_id)
 
+    def answered(self, choice: int, round_: int) -> bool:
+        """Whether an earlier owner had the result of the call that ended a round."""
+        return f"tool:{choice}.{round_}" in self._notes
+
     async def tool(self, choice: int, round_: int, run: Callable[[], Awaitable[ToolFact]]) -> ToolFact:
         """The result of the call that ended a round: kept before it is used, and the tool is never run again.
 

@@ -39,6 +39,10 @@ class Allowance(Protocol):
         """So many tokens were generated, all in all. Raises QuotaError when no more can be had."""
         ...
 
+    async def grown(self, tokens: int) -> None:
+        """The prompt has so many tokens more: what a tool of the server answered. Raises QuotaError."""
+        ...
+
 
 class NoLimit:
     """An `Allowance` that never ends."""
@@ -47,6 +51,9 @@ class NoLimit:
         """See `Allowance`."""
 
     async def output(self, tokens: int) -> None:
+        """See `Allowance`."""
+
+    async def grown(self, tokens: int) -> None:
         """See `Allowance`."""
 
 
@@ -201,6 +208,13 @@ class _Account:
         if self._counts and short > 0:
             left = max(0, self._most_output - tokens)
             await self._take(max(short, min(left, self._reserve)))
+
+    async def grown(self, tokens: int) -> None:
+        """See `Allowance`."""
+        short = self._prompt + tokens + self._output - self._taken
+        if self._counts and short > 0:
+            await self._take(short)
+        self._prompt += tokens
 
     async def _take(self, tokens: int) -> None:
         self.taken_at = await self._quotas.spend(self._caller, self._scopes, tokens)
