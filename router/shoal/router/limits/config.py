@@ -25,7 +25,9 @@ class LimitsConfig:
     max_context: int = 0
     """Most tokens of one prompt of a tenant; 0: what the model takes."""
     tenant_share: float = 1.0
-    """Most of router.max_running that one tenant may take."""
+    """Most of router.max_running that one tenant may take. However much one tenant asks for, another one waits at most
+    for the end of one request, and with 0.5 for nothing while all others together keep to the other half: its first
+    token is as soon as alone."""
     reserve_tokens: int = 1024
     """Output tokens set aside at a time: a request is stopped when no more can be had."""
     routers: int = 1
