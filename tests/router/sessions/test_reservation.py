@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -142,6 +143,41 @@ async def test_a_lease_that_ran_out_while_redis_was_away_is_taken_again(
         await first.append(follows(first, "first"))
 
     assert await written(store) == [(0, "first")]
+
+
+class _Slow:
+    """A store that reserves at once and says so later."""
+
+    def __init__(self, store: RedisSessions) -> None:
+        self._store, self.reserved, self.told = store, asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    async def reserve(self, *arguments: Any) -> object:
+        session = await self._store.reserve(*arguments)
+        self.reserved.set()
+        await self.told.wait()
+        return session
+
+
+async def test_who_goes_away_while_the_turn_is_reserved_leaves_it_free(store: RedisSessions) -> None:
+    """A client that hangs up before the answer: nobody has to wait for the lease to end."""
+    slow = _Slow(store)
+
+    async def begin() -> None:
+        async with reserved(slow, "t", "s", "gone", patience=LONG):  # type: ignore[arg-type]  # it has all methods
+            raise AssertionError("it was cancelled before")
+
+    beginning = asyncio.create_task(begin())
+    await asyncio.wait_for(slow.reserved.wait(), 20)
+    beginning.cancel()
+    await asyncio.sleep(0)
+    slow.told.set()
+    await asyncio.wait([beginning])
+
+    assert beginning.cancelled()
+    assert await store.reserve("t", "s", "next", 10) is None
 
 
 class _Deaf:

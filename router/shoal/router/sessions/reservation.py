@@ -112,11 +112,18 @@ async def reserved(
 ) -> AsyncGenerator[Reservation, None]:
     """The next turn is ours while inside. Raises TurnReservedError, TurnConflictError and SessionsAwayError."""
     reservation = Reservation(store, (tenant, session_id, writer), patience or Patience())
-    await reservation.begin(expected_turn)
+    beginning = asyncio.create_task(reservation.begin(expected_turn), name=f"reserve {writer}")
+    try:
+        await asyncio.shield(beginning)
+    except asyncio.CancelledError:  # who asked is gone, and Redis may have it already
+        with contextlib.suppress(Exception):
+            await beginning
+            await asyncio.shield(reservation.give_back())
+        raise
     keeper = asyncio.create_task(reservation.keep(), name=f"lease of {writer}")
     try:
         yield reservation
     finally:
         keeper.cancel()
         if not reservation.over:
-            await reservation.give_back()
+            await asyncio.shield(reservation.give_back())
