@@ -129,3 +129,41 @@ async def test_looking_for_revoked_keys_never_ends(tmp_path: Path) -> None:
     watching = asyncio.create_task(Guard(keyring, None, time.time).watch(0.001))
     await looked.wait()
     watching.cancel()
+
+
+@pytest.mark.parametrize("how", ["key expires", "key revoked", "certificate revoked"])
+async def test_what_a_credential_began_ends_with_it(tmp_path: Path, how: str) -> None:
+    """At the first look after that, and nothing new begins."""
+    now, path = [1_000.0], tmp_path / "keys.json"
+    der = Authority(tmp_path).issue("known", uri="spiffe://acme/batch").der
+    register = Register(FileKeys(str(path)), lambda: now[0])
+    certificate = "uri:spiffe://acme/batch" if how.startswith("certificate") else ""
+    key, secret = await register.create("acme", "user", certificate=certificate, seconds=10.0)
+    keyring = Keyring([FileKeys(str(path))])
+    guard = Guard(keyring, None, lambda: now[0])
+    await keyring.refresh()
+    shown = Shown(certificate=der) if certificate else Shown(f"Bearer {secret}")
+    caller = await guard.identify(shown)
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        async with guard.served(caller):
+            begun.set()
+            await asyncio.Event().wait()
+
+    working = asyncio.create_task(work())
+    await begun.wait()
+    guard.show_out()
+    await asyncio.sleep(0)
+    assert not working.done()
+    if how.endswith("revoked"):
+        await register.revoke(key.id)
+        await keyring.refresh()
+    else:
+        now[0] = 1_010.0
+    guard.show_out()
+
+    with pytest.raises(CredentialError, match="while this was served"):
+        await working
+    with pytest.raises(CredentialError):
+        await guard.identify(shown)

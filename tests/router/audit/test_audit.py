@@ -276,12 +276,19 @@ def test_verify_tells_what_was_changed(tmp_path: Path) -> None:
     assert "before record 3" in CliRunner().invoke(app, ["verify", str(tmp_path)]).stdout
 
 
-@pytest.mark.parametrize("given", [{"key_file": "gone"}, {"encryption_key_file": "short"}, {"directory": "file/x"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"key_file": "gone"}, {"directory": "file/x"},
+        {"encryption_key_file": "short"}, {"encryption_key_file": "long"},
+    ],
+)  # fmt: skip
 async def test_a_trail_that_cannot_be_kept_is_a_reason_not_to_start(
     given: dict[str, str], start_router: StartRouter, tmp_path: Path
 ) -> None:
     """Naming the setting."""
     (tmp_path / "short").write_bytes(b"short")
+    (tmp_path / "long").write_text("0f" * 32)
     (tmp_path / "file").write_bytes(b"")
     paths = {"directory": str(tmp_path / "trail"), **{k: str(tmp_path / v) for k, v in given.items()}}
     with pytest.raises(StartError, match=rf"audit\.{next(iter(given))}"):

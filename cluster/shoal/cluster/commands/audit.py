@@ -55,7 +55,10 @@ def export(
     """Print records as JSON lines."""
     from shoal.router.audit.trail import Sealer
 
-    sealer = Sealer(_secret(encryption_key)[:32]) if encryption_key is not None else None
+    secret = _secret(encryption_key)
+    if encryption_key is not None and len(secret) != 32:
+        raise ConfigError(f"--encryption-key: {encryption_key} must hold 32 bytes, not {len(secret)}")
+    sealer = Sealer(secret) if secret else None
     for path in _files(paths):
         for record in _records(path):
             at = str(record.get("at", ""))

@@ -19,13 +19,21 @@ def build_trail(config: AuditConfig, router_id: str) -> Trail | None:
     key = secret_of("audit.key_file", config.key_file) if config.key_file else b""
     sealer = None
     if config.encryption_key_file:
-        secret = secret_of("audit.encryption_key_file", config.encryption_key_file)
-        sealer = Sealer(secret[:32])
+        sealer = Sealer(sealing_key("audit.encryption_key_file", config.encryption_key_file))
     try:
         file = AuditFile(Path(config.directory) / f"{router_id}.jsonl", key)
     except AuditFileError as error:
         raise StartError(f"audit.directory: {error}") from error
     return Trail(AuditLog(file, refuse=config.on_failure == "refuse"), router_id, sealer, time.time)
+
+
+def sealing_key(name: str, path: str) -> bytes:
+    """32 bytes in a file, no more: of a longer one, such as digits for 32 bytes, only a part would count. Raises
+    StartError."""
+    secret = secret_of(name, path)
+    if len(secret) != 32:
+        raise StartError(f"{name}: {path} must hold 32 bytes, not {len(secret)}")
+    return secret
 
 
 def secret_of(name: str, path: str) -> bytes:
