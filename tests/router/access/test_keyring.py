@@ -167,3 +167,58 @@ async def test_what_a_credential_began_ends_with_it(tmp_path: Path, how: str) ->
         await working
     with pytest.raises(CredentialError):
         await guard.identify(shown)
+
+
+async def test_what_does_not_hear_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of Redis may take a cancellation for an error of its connection: the stream ends all the same."""
+    monkeypatch.setattr("shoal.router.access.guard._AGAIN", 0.01)
+    now = [1_000.0]
+    key, shown = make_key("acme", "user", expires=1_010.0)
+    write_keys(tmp_path / "keys.json", key)
+    keyring = Keyring([FileKeys(str(tmp_path / "keys.json"))])
+    guard, deaf = Guard(keyring, None, lambda: now[0]), 2
+    await keyring.refresh()
+    caller = await guard.identify(Shown(f"Bearer {shown}"))
+
+    async def work() -> None:
+        nonlocal deaf
+        async with guard.served(caller):
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if not deaf:
+                        raise
+                    deaf -= 1
+
+    working = asyncio.create_task(work())
+    watching = asyncio.create_task(guard.watch(0.005))
+    await asyncio.sleep(0)
+    now[0] = 1_010.0
+    with pytest.raises(CredentialError, match="while this was served"):
+        await asyncio.wait_for(working, 10)
+    watching.cancel()
+    assert working.cancelling() == 0
+
+
+async def test_who_is_cancelled_by_others_stays_cancelled(tmp_path: Path) -> None:
+    """Also when the credential ended at the same moment: a client that is gone hears no error."""
+    now = [1_000.0]
+    key, shown = make_key("acme", "user", expires=1_010.0)
+    write_keys(tmp_path / "keys.json", key)
+    keyring = Keyring([FileKeys(str(tmp_path / "keys.json"))])
+    guard = Guard(keyring, None, lambda: now[0])
+    await keyring.refresh()
+    caller = await guard.identify(Shown(f"Bearer {shown}"))
+
+    async def work() -> None:
+        async with guard.served(caller):
+            await asyncio.Event().wait()
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    now[0] = 1_010.0
+    guard.show_out()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -19,16 +20,20 @@ from shoal.router.errors import CredentialError, CredentialsAwayError
 _RETRY_AFTER_MS = 1_000
 _UNKNOWN = "the credential is not known, or does not count any more"
 
+_AGAIN = 2.0  # seconds that what was told to end gets for its last words
+
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)
 class _Served:
-    """A request that is being served, until `scope` says stop."""
+    """A request that is being served, by `task`."""
 
     caller: Caller
-    scope: asyncio.Timeout
-    shown_out: bool = False
+    task: asyncio.Task[Any]
+    told: int = 0
+    """How often the task was told to end."""
+    told_at: float = 0.0
 
 
 class Guard:
@@ -79,18 +84,19 @@ class Guard:
     @asynccontextmanager
     async def served(self, caller: Caller) -> AsyncGenerator[None, None]:
         """What runs inside ends with CredentialError when the key is revoked, or key, token or certificate expire."""
+        task = asyncio.current_task()
+        assert task is not None, "a request is served by a task"
+        entry, before = _Served(caller, task), task.cancelling()
+        self._served.add(entry)
         try:
-            async with asyncio.timeout(None) as scope:
-                entry = _Served(caller, scope)
-                self._served.add(entry)
-                try:
-                    yield
-                finally:
-                    self._served.discard(entry)
-        except TimeoutError:
-            if not (entry.shown_out and scope.expired()):
+            yield
+        except asyncio.CancelledError:
+            if not entry.told or _taken_back(entry) > before:  # somebody else cancelled it, too
                 raise
             raise CredentialError("the credential was revoked, or expired, while this was served") from None
+        finally:
+            self._served.discard(entry)
+            _taken_back(entry)
 
     async def watch(self, period: float) -> None:
         """Look for changed keys every `period` seconds, for ever."""
@@ -103,13 +109,15 @@ class Guard:
             await asyncio.sleep(period)
 
     def show_out(self) -> None:
-        """End what is served to credentials that do not count any more."""
-        now, loop = self._now(), asyncio.get_running_loop()
+        """End what is served to credentials that do not count any more. Told once it may not hear: a client of Redis in
+        the middle of a call takes that for an error of its connection, and asks again."""
+        now, moment = self._now(), asyncio.get_running_loop().time()
         for entry in list(self._served):
-            if not entry.shown_out and not self._counts(entry.caller, now):
-                entry.shown_out = True
-                entry.scope.reschedule(loop.time())
-                _log.info("credential_ended_while_served", key=entry.caller.key_id)
+            if (entry.told and moment - entry.told_at < _AGAIN) or self._counts(entry.caller, now):
+                continue
+            entry.told, entry.told_at = entry.told + 1, moment
+            entry.task.cancel()
+            _log.info("credential_ended_while_served", key=entry.caller.key_id, times=entry.told)
 
     def _counts(self, caller: Caller, now: float) -> bool:
         if caller.expires and now >= caller.expires:
@@ -118,3 +126,11 @@ class Guard:
             return True
         key = self.keyring.get(caller.key_id)
         return key is not None and key.holds(now)
+
+
+def _taken_back(entry: _Served) -> int:
+    """How often its task was told to end by others."""
+    while entry.told:
+        entry.told -= 1
+        entry.task.uncancel()
+    return entry.task.cancelling()
