@@ -33,7 +33,8 @@ class LimitsConfig:
     routers: int = 1
     """Routers that share the limits: while Redis is away each grants its part."""
     tolerance: int = 20
-    """Refusals of one key within a minute, after which it is held off for a while, longer each time."""
+    """Refusals of one key within a minute, after which it is held off for a while, longer each time: for what is too
+    much, and for what safeguards do not allow. Each router counts its own; only where limits are `enforced`."""
     longest_backoff: float = 60.0
     """Most that it is held off, in seconds."""
 
