@@ -138,6 +138,7 @@ class Front:
                 )
             count = _Count(resumed=operation == "resume")
             async for event in opened:
+                self.protection.door.require(call.caller)  # whatever became of its being told to end
                 recorded.heard(event)
                 if count.grew(event):
                     await call.allowance.output(count.total)

@@ -36,6 +36,10 @@ class Door(Protocol):
         """The record of the caller's key, None for who has none."""
         ...
 
+    def require(self, caller: Caller) -> None:
+        """Raises CredentialError when the caller's credential does not count any more."""
+        ...
+
     def served(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """What runs inside ends with CredentialError when the caller's credential stops counting meanwhile."""
         ...
@@ -51,6 +55,9 @@ class OpenDoor:
     def key_of(self, caller: Caller) -> Key | None:
         """See `Door`."""
         return None
+
+    def require(self, caller: Caller) -> None:
+        """See `Door`."""
 
     def served(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """See `Door`. Nothing is revoked here."""

@@ -20,6 +20,7 @@ from shoal.router.errors import CredentialError, CredentialsAwayError
 _RETRY_AFTER_MS = 1_000
 _UNKNOWN = "the credential is not known, or does not count any more"
 
+_ENDED = "the credential was revoked, or expired, while this was served"
 _AGAIN = 2.0  # seconds that what was told to end gets for its last words
 
 _log = structlog.get_logger(__name__)
@@ -81,6 +82,11 @@ class Guard:
         """See `Door`."""
         return self.keyring.get(caller.key_id)
 
+    def require(self, caller: Caller) -> None:
+        """See `Door`."""
+        if not self._counts(caller, self._now()):
+            raise CredentialError(_ENDED)
+
     @asynccontextmanager
     async def served(self, caller: Caller) -> AsyncGenerator[None, None]:
         """What runs inside ends with CredentialError when the key is revoked, or key, token or certificate expire."""
@@ -93,7 +99,7 @@ class Guard:
         except asyncio.CancelledError:
             if not entry.told or _taken_back(entry) > before:  # somebody else cancelled it, too
                 raise
-            raise CredentialError("the credential was revoked, or expired, while this was served") from None
+            raise CredentialError(_ENDED) from None
         finally:
             self._served.discard(entry)
             _taken_back(entry)

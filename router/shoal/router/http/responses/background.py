@@ -113,6 +113,7 @@ class Background:
             contextlib.aclosing(self._kept(call, response_id, after)) as kept,
         ):
             async for event in kept:
+                self._gate.door.require(call.caller)  # a client of Redis may not hear that it shall end
                 yield event
 
     async def _kept(self, call: Call, response_id: str, after: int) -> AsyncGenerator[bytes, None]:
