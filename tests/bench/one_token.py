@@ -99,8 +99,7 @@ def exchange_rows(rounds: int) -> list[Row]:
 
 def _bare(end: GroupExchange, handle: Handle, hidden: int) -> float:
     """Seconds for two all-to-alls that carry the rows of the exchange that `handle` describes, and nothing else."""
-    back_in = [pairs.numel() for pairs in handle.pairs_of_peer]
-    back_out = list(handle.rows_of_peer)
+    back_in, back_out = list(handle.rows_from_peer), list(handle.rows_of_peer)
     there_out, there_in = list(handle.tokens_of_peer), list(handle.tokens_from_peer)
     buffers = [
         (torch.zeros(sum(into), hidden), torch.zeros(sum(out), hidden), into, out)

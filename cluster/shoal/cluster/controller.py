@@ -47,6 +47,7 @@ from shoal.cluster.heartbeats import Heartbeats
 from shoal.cluster.registry_writer import Registry, RegistryAwayError
 from shoal.cluster.retries import Retries
 from shoal.cluster.status_report import describe
+from shoal.cluster.tasks import Tasks, ended
 from shoal.workers.experts.group import GroupSpec, WorkerFacts
 from shoal.workers.experts.placement import Placement
 
@@ -83,7 +84,7 @@ class Controller:
         self._heartbeats = Heartbeats(heartbeat_timeout)
         self._events: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
         self._announcer = Announcer(registry, clock)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._meetings: dict[str, list[Meeting]] = {}
         self.words: dict[str, Word] = {}
         """The last of each worker that is listened to."""
@@ -111,7 +112,8 @@ class Controller:
             await self._announcer.told(*self.groups, within=TOLD)
         finally:
             self._stopped.set()
-            await _ended([*ticking, *self._tasks])
+            await ended(ticking)
+            await self._tasks.end()
 
     async def stop(self, grace: float) -> None:
         """Stop every group; returns when their processes are gone. Needs `run` to be running, or to have ended."""
@@ -171,7 +173,7 @@ class Controller:
             known = self.groups.get(group)
             if known is not None and known.phase is not Phase.STOPPED:
                 return
-            self._cancel(f"{group}: release")  # one that another stop made needless would end the newcomers
+            self._tasks.cancel(f"{group}: release")  # one that another stop made needless would end the newcomers
             left = await self._fleet.survey(group)
             for worker in left:
                 await self._fleet.kill(worker.name, worker.facts)
@@ -200,15 +202,15 @@ class Controller:
             level = log.error if state.phase is Phase.FAILED else log.info
             level("group changed", group=group, epoch=state.epoch, phase=str(state.phase), reason=state.reason)
         if state.phase is not before.phase and state.phase in (Phase.FAILED, Phase.STOPPING):
-            self._cancel(f"{group}: hire")
-            self._cancel(f"{group}: epoch")
-            self._cancel(f"{group}: again")
+            self._tasks.cancel(f"{group}: hire")
+            self._tasks.cancel(f"{group}: epoch")
+            self._tasks.cancel(f"{group}: again")
         for action in actions:
             self._perform(group, before, action)
         if state.phase is Phase.READY:
             self._retries.well(group)
         if state.phase is Phase.FAILED and before.phase is not Phase.FAILED and state.policy.again:
-            self._spawn(f"{group}: again", self._again(group, state))
+            self._tasks.spawn(f"{group}: again", self._again(group, state))
         if isinstance(event, Tick):
             self._announcer.tick()
         if state.phase is Phase.STOPPED:
@@ -221,23 +223,23 @@ class Controller:
             case do.Publish(entry):
                 self._announcer.publish(entry)
             case do.Hire(name):
-                self._spawn(f"{group}: hire {name}", self._hire(group, name))
+                self._tasks.spawn(f"{group}: hire {name}", self._hire(group, name))
             case do.Enter(spec, together):
-                self._cancel(f"{group}: epoch")
-                self._spawn(f"{group}: epoch {spec.epoch}", self._enter(group, self._met(spec), together))
+                self._tasks.cancel(f"{group}: epoch")
+                self._tasks.spawn(f"{group}: epoch {spec.epoch}", self._enter(group, self._met(spec), together))
             case do.Drain(name, wanted):
-                self._spawn(f"{group}: drain {name} {wanted}", self._drain(name, wanted))
+                self._tasks.spawn(f"{group}: drain {name} {wanted}", self._drain(name, wanted))
             case do.Kill(name):
                 self._forget(group, name)
                 hand = before.hand(name)
-                self._spawn(f"{group}: kill {name}", self._fleet.kill(name, hand.facts if hand else None))
+                self._tasks.spawn(f"{group}: kill {name}", self._fleet.kill(name, hand.facts if hand else None))
             case do.Dismiss(name):
                 self._forget(group, name)
-                self._spawn(f"{group}: dismiss {name}", self._fleet.dismiss(name, 0.0))
+                self._tasks.spawn(f"{group}: dismiss {name}", self._fleet.dismiss(name, 0.0))
             case do.Remind(at):
                 self._reminded[group] = min(at, self._reminded.get(group, at))
             case do.Release(grace):
-                self._spawn(f"{group}: release", self._release(group, before, grace))
+                self._tasks.spawn(f"{group}: release", self._release(group, before, grace))
 
     async def _tick(self) -> None:
         last = self._clock()
@@ -359,39 +361,16 @@ class Controller:
         return replace(spec, store_port=meeting.port)
 
     def _listen(self, group: str, facts: WorkerFacts) -> None:
-        self._spawn(f"{group}: watch {facts.worker_id}", self._follow(group, facts))
+        self._tasks.spawn(f"{group}: watch {facts.worker_id}", self._follow(group, facts))
 
     def _forget(self, group: str, name: str) -> None:
-        self._cancel(f"{group}: watch {name}", exactly=True)
-        self._cancel(f"{group}: hire {name}", exactly=True)
+        self._tasks.cancel(f"{group}: watch {name}", exactly=True)
+        self._tasks.cancel(f"{group}: hire {name}", exactly=True)
         self._heartbeats.forget(name)
         self.words.pop(name, None)
 
-    def _spawn(self, name: str, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("controller failed at its work", task=task.get_name(), exc_info=error)
-
-    def _cancel(self, name: str, exactly: bool = False) -> None:
-        for task in self._tasks:
-            if task.get_name() == name or (not exactly and task.get_name().startswith(name)):
-                task.cancel()
-
 
 _REFUSED = object()
-
-
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel them until they are done: a wait inside a client of Redis can swallow a cancellation."""
-    while left := [task for task in tasks if not task.done()]:
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=0.1)
 
 
 def _next_serial(there: Sequence[Found]) -> int:

@@ -27,8 +27,9 @@ class Handle:
     tokens_dp: int  # tokens this rank sent from
     tokens_of_peer: tuple[int, ...]  # per rank: tokens sent to it
     tokens_from_peer: tuple[int, ...]  # per rank: tokens received from it
-    pairs_of_peer: tuple[Tensor, ...]  # per rank: flat (token, k) indices of this rank that it serves, int64
     rows_of_peer: tuple[int, ...]  # per rank: pairs that this rank serves for it
+    rows_from_peer: tuple[int, ...]  # per rank: pairs that it serves for this rank
+    back: Tensor | None  # [T * k] int64 where in what comes back each pair of this rank is; None: as they were sent
 
 
 class Wish(IntFlag):
@@ -112,7 +113,8 @@ class LocalExchange:
         return [list(words)]
 
     def dispatch(self, layer: int, x_dp: Tensor, ids_dp: Tensor) -> Handle:
-        return Handle(layer, x_dp, ids_dp, x_dp.shape[0], (), (), (), (ids_dp.numel(),))
+        pairs = ids_dp.numel()
+        return Handle(layer, x_dp, ids_dp, x_dp.shape[0], (), (), (pairs,), (pairs,), None)
 
     def combine(self, rows_ep: Tensor, handle: Handle) -> Tensor:
         return rows_ep.view(handle.tokens_dp, handle.ids_ep.shape[1], rows_ep.shape[1])

@@ -4,14 +4,16 @@ Each message ends in one extra row, the *seal*: (epoch, step, layer, phase, rows
 damaged message is refused before its rows are used.
 
 The sizes follow from one small all-gather of top-k ids per layer: every rank then knows the whole schedule. It is
-sealed too, in front.
+sealed too, in front. A device is waited for three times a layer: for the ids, and for the seals of each all-to-all.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +21,11 @@ from shoal.workers.errors import ExchangeError
 from shoal.workers.experts.exchange import Agreement, Handle, Traffic, Wish
 from shoal.workers.experts.placement import Placement
 from shoal.workers.experts.process_group import ProcessGroup
+from shoal.workers.experts.routes import Routes, routes
 
 IDS, DISPATCH, COMBINE = 0, 1, 2
 SEAL_WORDS = 6
-_COUNT = 4  # the word that says how many rows
+_COUNT, _CHECKSUM = 4, 5  # words of a seal: how many rows, and their sum
 
 
 class GroupExchange:
@@ -39,7 +42,7 @@ class GroupExchange:
         ranks, experts = range(group.size), range(len(placement.holders[0]))
         # _serving[layer][source, expert]: the rank that computes the expert for tokens of the source
         self._serving = [
-            torch.tensor([[placement.serving_rank(layer, e, s) for e in experts] for s in ranks], device=device)
+            np.array([[placement.serving_rank(layer, e, s) for e in experts] for s in ranks], np.int32)
             for layer in range(placement.num_layers)
         ]
 
@@ -76,86 +79,92 @@ class GroupExchange:
 
     def dispatch(self, layer: int, x_dp: Tensor, ids_dp: Tensor) -> Handle:
         assert x_dp.shape[0] <= self._bound, f"{x_dp.shape[0]} tokens exceed the agreed bound {self._bound}"
-        ids_global = self._gather_ids(layer, ids_dp)
-        serving = [self._serving[layer][s][ids.long()] for s, ids in enumerate(ids_global)]
-        to_peer = [(serving[self.rank] == p).any(-1).nonzero().squeeze(-1) for p in range(self.size)]
-        mine = [rank_of == self.rank for rank_of in serving]
-        wanted = [m.any(-1) for m in mine]
-        from_peer = tuple(int(w.sum()) for w in wanted)
-        received = self._all_to_all(layer, DISPATCH, [x_dp[t] for t in to_peer], from_peer)
+        way = self._routes(layer, ids_dp)
+        places = self._upload(np.concatenate([way.send, way.came, way.back]))
+        send, came, back = torch.tensor_split(places, (len(way.send), len(way.send) + len(way.came)))
+        outgoing = x_dp.index_select(0, send) if x_dp.shape[0] else x_dp.new_zeros(self.size, x_dp.shape[1])
+        incoming = self._all_to_all(layer, DISPATCH, outgoing, way.tokens_to, way.tokens_from)
         return Handle(
             layer=layer,
-            x_ep=torch.cat(received),
-            ids_ep=torch.cat([torch.where(m, ids, -1)[w] for m, ids, w in zip(mine, ids_global, wanted, strict=True)]),
+            x_ep=incoming.index_select(0, came),
+            ids_ep=self._upload(way.ids),
             tokens_dp=x_dp.shape[0],
-            tokens_of_peer=tuple(t.numel() for t in to_peer),
-            tokens_from_peer=from_peer,
-            pairs_of_peer=tuple((serving[self.rank].flatten() == p).nonzero().squeeze(-1) for p in range(self.size)),
-            rows_of_peer=tuple(int(m.sum()) for m in mine),
+            tokens_of_peer=way.tokens_to,
+            tokens_from_peer=way.tokens_from,
+            rows_of_peer=way.rows_to,
+            rows_from_peer=way.rows_from,
+            back=back,
         )
 
     def combine(self, rows_ep: Tensor, handle: Handle) -> Tensor:
         assert rows_ep.shape[0] == sum(handle.rows_of_peer), f"{rows_ep.shape[0]} rows for {handle.rows_of_peer}"
-        counts = [int(pairs.numel()) for pairs in handle.pairs_of_peer]
-        received = self._all_to_all(handle.layer, COMBINE, torch.split(rows_ep, list(handle.rows_of_peer)), counts)
-        top_k, width = handle.ids_ep.shape[1], rows_ep.shape[1]
-        rows_dp = rows_ep.new_empty(handle.tokens_dp * top_k, width)
-        for pairs, rows in zip(handle.pairs_of_peer, received, strict=True):
-            rows_dp[pairs] = rows
-        return rows_dp.view(handle.tokens_dp, top_k, width)
+        seal = rows_ep.new_zeros(1, rows_ep.shape[1])
+        parts = torch.split(rows_ep, list(handle.rows_of_peer))
+        outgoing = torch.cat([piece for part in parts for piece in (part, seal)])
+        incoming = self._all_to_all(handle.layer, COMBINE, outgoing, handle.rows_of_peer, handle.rows_from_peer)
+        assert handle.back is not None, "it is not a handle of this exchange"
+        return incoming.index_select(0, handle.back).view(handle.tokens_dp, handle.ids_ep.shape[1], rows_ep.shape[1])
 
-    def _gather_ids(self, layer: int, ids_dp: Tensor) -> list[Tensor]:
-        """Top-k ids of every rank's tokens, [T_rank, k] each. What comes before them says what and how many."""
+    def _upload(self, values: np.ndarray[tuple[int, ...], np.dtype[np.integer]]) -> Tensor:
+        return torch.from_numpy(values).to(self._device, non_blocking=True)
+
+    def _routes(self, layer: int, ids_dp: Tensor) -> Routes:
+        """From top-k ids of every rank's tokens. What comes before them says what and how many."""
         tokens = ids_dp.shape[0]
         head = -(-SEAL_WORDS // self._top_k)  # rows
         message = torch.full((head + self._bound, self._top_k), -1, dtype=torch.int32, device=self._device)
         message[head : head + tokens] = ids_dp
-        message[:head].view(-1)[:SEAL_WORDS] = self._words(layer, IDS, tokens, ids_dp)
-        gathered = self._group.all_gather(message)
-        counts = gathered[:, :head].flatten(1)[:, _COUNT].tolist()
-        result = []
-        for rank, (rows, count) in enumerate(zip(gathered, counts, strict=True)):
-            ids = rows[head : head + max(0, count)]
-            if not torch.equal(rows[:head].view(-1)[:SEAL_WORDS], self._words(layer, IDS, ids.shape[0], ids)):
-                raise self._refusal(rank, layer, IDS)
-            result.append(ids)
-        return result
+        seal = message.view(-1)[:SEAL_WORDS]
+        seal[:-1] = self._upload(np.array([*self._facts(layer, IDS), tokens]))
+        seal[-1] = message[head:].sum(dtype=torch.int32)
+        gathered = self._group.all_gather(message).cpu().numpy()
+        ids = gathered[:, head:]
+        seals = gathered[:, :head].reshape(len(ids), -1)[:, :SEAL_WORDS]
+        expected = np.empty_like(seals)
+        expected[:] = [*self._facts(layer, IDS), 0, 0]
+        expected[:, _COUNT] = seals[:, _COUNT].clip(0, self._bound)
+        expected[:, _CHECKSUM] = ids.sum(axis=(1, 2), dtype=np.int32)
+        self._compare(layer, IDS, (seals != expected).any(axis=1).tolist())
+        counts = seals[:, _COUNT].tolist()
+        listed = np.concatenate([rows[:count] for rows, count in zip(ids, counts, strict=True)])
+        return routes(self.rank, self._serving[layer], listed, counts)
 
-    def _all_to_all(self, layer: int, phase: int, parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
-        """Send parts[p] to rank p, receive counts[p] rows from it; every message is sealed."""
-        width = parts[0].shape[1]
-        outgoing = torch.cat([row for part in parts for row in (part, self._seal(layer, phase, part))])
-        kept = parts[self.rank].shape[0] + 1
-        self.traffic.sent_bytes += (outgoing.shape[0] - kept) * width * outgoing.element_size()
-        incoming = outgoing.new_empty(sum(counts) + self.size, width)
-        self._group.all_to_all(
-            incoming, outgoing, [count + 1 for count in counts], [part.shape[0] + 1 for part in parts]
-        )
-        received = []
-        for rank, message in enumerate(torch.split(incoming, [count + 1 for count in counts])):
-            rows, seal = message[:-1], message[-1:]
-            if not torch.equal(seal.view(torch.int32), self._seal(layer, phase, rows).view(torch.int32)):
-                raise self._refusal(rank, layer, phase)
-            received.append(rows)
-        return received
+    def _all_to_all(
+        self, layer: int, phase: int, outgoing: Tensor, counts_out: Sequence[int], counts_in: Sequence[int]
+    ) -> Tensor:
+        """Send counts_out[p] rows to rank p, counts_in[p] come from it. Behind each message is a row for its seal."""
+        width = outgoing.shape[1]
+        seals, ends = self._seals(layer, phase, outgoing, counts_out)
+        outgoing.index_fill_(0, ends, 0)
+        outgoing.view(torch.int32)[ends, :SEAL_WORDS] = seals
+        sizes_in, sizes_out = [count + 1 for count in counts_in], [count + 1 for count in counts_out]
+        self.traffic.sent_bytes += (outgoing.shape[0] - sizes_out[self.rank]) * width * outgoing.element_size()
+        incoming = outgoing.new_empty(sum(sizes_in), width)
+        self._group.all_to_all(incoming, outgoing, sizes_in, sizes_out)
+        seals, ends = self._seals(layer, phase, incoming, counts_in)
+        wrong = (incoming.view(torch.int32)[ends, :SEAL_WORDS] != seals).any(dim=1)
+        self._compare(layer, phase, wrong.tolist())
+        return incoming
 
-    def _seal(self, layer: int, phase: int, rows: Tensor) -> Tensor:
-        """[1, width] in the dtype of `rows`: the words of the seal, bit-cast, then zeros."""
-        words = torch.zeros(1, rows.shape[1] * rows.element_size() // 4, dtype=torch.int32, device=rows.device)
-        words[0, :SEAL_WORDS] = self._words(layer, phase, rows.shape[0], rows)
-        return words.view(rows.dtype)
+    def _facts(self, layer: int, phase: int) -> tuple[int, int, int, int]:
+        return self._epoch, self._step & 0x7FFFFFFF, layer, phase
 
-    def _words(self, layer: int, phase: int, count: int, rows: Tensor) -> Tensor:
-        """int32 [SEAL_WORDS]. The last one is the sum of the rows' words modulo 2^32: any one bit changes it."""
-        words = torch.zeros(SEAL_WORDS, dtype=torch.int32, device=rows.device)
-        facts = [self._epoch, self._step & 0x7FFFFFFF, layer, phase, count]
-        words[:-1] = torch.tensor(facts, dtype=torch.int32, device=rows.device)
-        if rows.numel():
-            words[-1] = rows.reshape(-1).view(torch.int32).sum(dtype=torch.int32)
-        return words
+    def _seals(self, layer: int, phase: int, rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Of messages that follow each other in `rows`, each with a row behind it: seals, int32 [N, SEAL_WORDS], and
+        where they belong, int64 [N]. The last word is the sum of a message's words modulo 2^32: any one bit changes
+        it."""
+        facts, places = self._facts(layer, phase), accumulate(count + 1 for count in counts)
+        known = self._upload(np.array([[*facts, n, place - 1] for n, place in zip(counts, places, strict=True)]))
+        sums = rows.new_zeros(rows.shape[0] + 1, dtype=torch.int32)
+        torch.cumsum(rows.view(torch.int32).sum(dim=1, dtype=torch.int32), 0, dtype=torch.int32, out=sums[1:])
+        ends = known[:, _CHECKSUM]
+        seals = known.to(torch.int32)
+        seals[:, _CHECKSUM] = sums[ends] - sums[ends - known[:, _COUNT]]
+        return seals, ends
 
-    def _refusal(self, rank: int, layer: int, phase: int) -> ExchangeError:
-        return ExchangeError(
-            f"rank {rank} sent a message that is stale, foreign or damaged "
-            f"(epoch {self._epoch}, step {self._step}, layer {layer}, phase {phase})"
-        )
+    def _compare(self, layer: int, phase: int, wrong: Sequence[bool]) -> None:
+        if any(wrong):
+            raise ExchangeError(
+                f"rank {wrong.index(True)} sent a message that is stale, foreign or damaged "
+                f"(epoch {self._epoch}, step {self._step}, layer {layer}, phase {phase})"
+            )
