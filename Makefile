@@ -68,7 +68,7 @@ soak: $(READY) ## The long randomized runs: 5,000 engine requests, contexts beyo
 chaos: $(READY) ## The long chaos runs: everything is killed, stopped, cut off, scaled under load (adds to the record `chaos`)
 	@$(BIN)/python -m tests.chaos.groups --rounds 50
 	@$(BIN)/python -m tests.chaos.workers --kills 25
-	@$(BIN)/python -m tests.chaos.serve --rounds 2
+	@$(BIN)/python -m tests.chaos.serve --rounds 8
 	@$(BIN)/python -m tests.chaos.streams --rounds 50
 	@$(BIN)/python -m tests.chaos.sessions --kills 40
 	@$(BIN)/python -m tests.chaos.absence --seconds 30

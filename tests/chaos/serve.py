@@ -2,7 +2,7 @@
 controller, the router, Redis, a worker. Each part comes back by itself, no stream fails, and each says what it says
 undisturbed.
 
-python -m tests.chaos.serve --rounds 2      the long form, as `make chaos` runs it; adds rows to the record `chaos`
+python -m tests.chaos.serve --rounds 8      the long form, as `make chaos` runs it; adds rows to the record `chaos`
 """
 
 from __future__ import annotations
