@@ -30,7 +30,7 @@ CHART = HERE / "shoal"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 OURS = {
     "cluster": {"model", "ep_size", "groups", "ray_address", "namespace", "redis_url", "state_dir", "log_format",
-                "insecure"},
+                "insecure", "admin_port"},
     "worker": {"model", "worker_id", "group", "host", "port", "device", "threads", "first_port", "metrics_host",
                "metrics_port"},
     "router": {"model_dir", "model_name", "host", "port", "http_host", "http_port", "metrics_host",

@@ -64,12 +64,12 @@ class AdminServer(admin_pb2_grpc.AdminServiceServicer):
         self._server: grpc.aio.Server | None = None
         self.address = ""
 
-    async def start(self, host: str) -> None:
-        """Listen on a free port of `host` and say where. Raises OSError."""
+    async def start(self, host: str, port: int = 0) -> None:
+        """Listen on this port of `host`, 0: a free one, and say where. Raises OSError."""
         guards = [Recorded(self._trail), *only_internal(self._tls)]
         self._server = grpc.aio.server(interceptors=guards, options=server_options())
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self, self._server)
-        self.address = join_address(host, add_port(self._server, host, 0, internal_server(self._tls)))
+        self.address = join_address(host, add_port(self._server, host, port, internal_server(self._tls)))
         await self._server.start()
         self._announcing = asyncio.create_task(self._announce())
 

@@ -6,13 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from shoal.cluster import runfile
 from shoal.cluster.config import Settings
 from shoal.cluster.errors import CallError, NotRunningError
+from shoal.cluster.own_access import OwnAccess
 from shoal.proto.v1 import admin_pb2 as pb
 from shoal.proto.v1.admin_pb2_grpc import AdminServiceStub
 from shoal.wire.credentials import open_sync_channel
@@ -27,11 +28,17 @@ _POLL = 0.1
 
 
 @contextlib.contextmanager
-def admin(settings: Settings) -> Iterator[AdminClient]:
-    """The controller of the cluster that runs here, or of the one whose Redis is configured. Raises ClusterError."""
-    config = settings.cluster()
-    redis_url = config.redis_url or runfile.read(Path(config.state_dir)).redis_url
-    client = AdminClient(settings, redis_url)
+def admin(settings: Settings, router: str | None = None) -> Iterator[AdminClient]:
+    """The controller of the cluster that runs here, or of the one whose Redis is configured; or whatever is behind the
+    `router` at that address, which wants to know who asks. Raises ClusterError."""
+    if router:
+        access = OwnAccess.of(settings)
+        client = AdminClient(lambda: access.router(router), access.metadata, "router")
+    else:
+        config = settings.cluster()
+        redis_url = config.redis_url or runfile.read(Path(config.state_dir)).redis_url
+        known = internal_client(settings.part("tls"))
+        client = AdminClient(lambda: open_sync_channel(_address(redis_url), known, INTERNAL_NAME), (), "controller")
     try:
         yield client
     finally:
@@ -39,33 +46,36 @@ def admin(settings: Settings) -> Iterator[AdminClient]:
 
 
 class AdminClient:
-    """Finds the controller anew when it moved. Raises CallError when it refuses or stays away."""
+    """Connects anew when the controller moved. Raises CallError when it refuses or stays away."""
 
-    def __init__(self, settings: Settings, redis_url: str) -> None:
-        self._credentials = internal_client(settings.part("tls"))
-        self._redis_url = redis_url
+    def __init__(self, connect: Callable[[], grpc.Channel], metadata: tuple[tuple[str, str], ...], asked: str) -> None:
+        """`metadata` goes with every call; `asked`: who is called, for people."""
+        self._connect, self._asked = connect, asked
+        self._usual: dict[str, Any] = {"timeout": _TIMEOUT, "metadata": metadata}
         self._channel: grpc.Channel | None = None
 
     def cluster(self) -> pb.GetClusterResponse:
         """Every group with its workers."""
-        return self._call(lambda stub: stub.GetCluster(pb.GetClusterRequest(), timeout=_TIMEOUT))
+        return self._call(lambda stub: stub.GetCluster(pb.GetClusterRequest(), **self._usual))
 
     def scale(self, ep_size: int | None, groups: int | None) -> pb.ScaleResponse:
         """Want another size; what is None stays."""
         request = pb.ScaleRequest(ep_size=ep_size, groups=groups)
-        return self._call(lambda stub: stub.Scale(request, timeout=_TIMEOUT))
+        return self._call(lambda stub: stub.Scale(request, **self._usual))
 
     def drain(self, worker_id: str) -> None:
         """Send a worker away."""
-        self._call(lambda stub: stub.Drain(pb.DrainRequest(worker_id=worker_id), timeout=_TIMEOUT))
+        self._call(lambda stub: stub.Drain(pb.DrainRequest(worker_id=worker_id), **self._usual))
 
     def rebalance(self, group: str) -> pb.RebalanceResponse:
         """Move experts by their load."""
-        return self._call(lambda stub: stub.Rebalance(pb.RebalanceRequest(group=group), timeout=6 * _TIMEOUT))
+        return self._call(
+            lambda stub: stub.Rebalance(pb.RebalanceRequest(group=group), **{**self._usual, "timeout": 6 * _TIMEOUT})
+        )
 
     def inject(self, request: pb.InjectRequest) -> None:
         """Break something on purpose."""
-        self._call(lambda stub: stub.Inject(request, timeout=_TIMEOUT))
+        self._call(lambda stub: stub.Inject(request, **self._usual))
 
     def wait(self, timeout: float) -> pb.GetClusterResponse:
         """Until every group is what is wanted. Raises CallError when one fails, or when it takes too long."""
@@ -92,16 +102,15 @@ class AdminClient:
         give_up = time.monotonic() + _PATIENCE
         while True:
             if self._channel is None:
-                address = _address(self._redis_url)
-                self._channel = open_sync_channel(address, self._credentials, INTERNAL_NAME)
+                self._channel = self._connect()
             try:
                 return call(AdminServiceStub(self._channel))
             except grpc.RpcError as error:
                 if not isinstance(error, grpc.Call):
-                    raise CallError(f"the call to the controller failed: {error}") from error
+                    raise CallError(f"the call to the {self._asked} failed: {error}") from error
                 away = error.code() is grpc.StatusCode.UNAVAILABLE and "not done" not in (error.details() or "")
                 if not away or time.monotonic() > give_up:
-                    raise CallError(f"{error.code().name}: {error.details()} (controller)") from error
+                    raise CallError(f"{error.code().name}: {error.details()} ({self._asked})") from error
             self.close()
             time.sleep(_POLL)
 

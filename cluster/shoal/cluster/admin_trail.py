@@ -23,6 +23,7 @@ from shoal.router.audit.assemble import build_trail
 from shoal.router.audit.config import AuditConfig
 from shoal.router.audit.trail import Trail
 from shoal.router.errors import AuditError, StartError
+from shoal.wire.registry import ON_BEHALF_KEY
 
 LOOKING = frozenset({"GetCluster"})
 """Methods that change nothing."""
@@ -117,6 +118,8 @@ _SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].name
 
 
 def _name_of(context: _Context) -> str:
-    """Who asks, as far as that is known: the certificate's name, or where the connection comes from."""
+    """Who asks, as far as that is known: the certificate's name, or where the connection comes from; and for whom."""
     names = context.auth_context().get("x509_common_name", ())
-    return b",".join(names).decode("utf-8", "replace") or str(context.peer())
+    asking = b",".join(names).decode("utf-8", "replace") or str(context.peer())
+    behind = [str(value) for key, value in context.invocation_metadata() or () if key == ON_BEHALF_KEY]
+    return " for ".join([asking, *behind])[:_LONGEST]

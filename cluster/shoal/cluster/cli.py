@@ -37,6 +37,10 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as se
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow listening off loopback without TLS or credentials.")]
 StateDir = Annotated[str | None, typer.Option(help="Where the cluster keeps its data.", show_default=False)]
 Address = Annotated[str | None, typer.Option(help="The router, host:port; default: the one that runs here.")]
+Through = Annotated[
+    str | None,
+    typer.Option("--address", help="Ask this router, host:port, with SHOAL_API_KEY; default: the controller itself."),
+]
 
 
 def _settings(config: Path | None, assignments: list[str] | None, **flags: object) -> Settings:
@@ -137,6 +141,7 @@ def controller(
 @app.command()
 def rebalance(
     group: Annotated[str, typer.Option(help="Only this group.", show_default="all")] = "",
+    address: Through = None,
     config: Config = None,
     state_dir: StateDir = None,
     assignments: Set = None,
@@ -144,7 +149,7 @@ def rebalance(
     """Move experts between workers so that they share the load of late."""
     from shoal.cluster.commands import rebalance as command
 
-    command.run(_settings(config, assignments, cluster__state_dir=state_dir), group)
+    command.run(_settings(config, assignments, cluster__state_dir=state_dir), group, address)
 
 
 @app.command()
@@ -170,6 +175,7 @@ def drain(
     here: Annotated[bool, typer.Option("--here", help="All workers of this machine or pod.")] = False,
     host: Annotated[str, typer.Option(help="Where those listen.", envvar="SHOAL_POD_IP")] = "127.0.0.1",
     timeout: Annotated[float, typer.Option(help="Longest wait, in seconds.", min=0.0)] = 60.0,
+    address: Through = None,
     config: Config = None,
     state_dir: StateDir = None,
 ) -> None:
@@ -183,7 +189,7 @@ def drain(
     if worker is not None:
         from shoal.cluster.commands import scale as one
 
-        one.drain(settings, worker, timeout)
+        one.drain(settings, worker, timeout, address)
         return
     from shoal.cluster.commands import drain as command
 
@@ -262,6 +268,7 @@ def scale(
     ep_size: Annotated[int | None, typer.Option(help="Workers per copy of the model.", min=1)] = None,
     groups: Annotated[int | None, typer.Option(help="Copies of the model.", min=1)] = None,
     wait: Annotated[float, typer.Option(help="Longest wait until it is so, in seconds; 0 does not wait.")] = 600.0,
+    address: Through = None,
     config: Config = None,
     state_dir: StateDir = None,
     assignments: Set = None,
@@ -269,7 +276,7 @@ def scale(
     """Change how many workers serve, while they serve."""
     from shoal.cluster.commands import scale as command
 
-    command.scale(_settings(config, assignments, cluster__state_dir=state_dir), ep_size, groups, wait)
+    command.scale(_settings(config, assignments, cluster__state_dir=state_dir), ep_size, groups, wait, address)
 
 
 @app.command()

@@ -50,6 +50,8 @@ class ClusterConfig:
     """Slots per worker and layer for spare copies of experts that have much to do; `shoal rebalance` fills them."""
     rebalance_period: float = 0.0
     """Move experts by their load this often, where it gains enough; 0: only when asked."""
+    admin_port: int = 0
+    """Where the controller listens, on its node; 0 takes a free one."""
     chaos: bool = False
     """Allow `shoal chaos` to break things on purpose."""
     drain_timeout: float = 30.0
@@ -79,6 +81,7 @@ class ClusterConfig:
         self._require("spares", 0 <= self.spares <= 64, "0 to 64")
         self._require("expert_copies", 0 <= self.expert_copies <= 128, "0 to 128")
         self._require("rebalance_period", self.rebalance_period >= 0, "0 or more")
+        self._require("admin_port", 0 <= self.admin_port <= 65535, "0 to 65535")
         self._require("heartbeat_timeout", self.heartbeat_timeout >= 0.5, "0.5 or more")
         self._require("drain_timeout", self.drain_timeout >= 0, "0 or more")
         self._require("start_timeout", self.start_timeout > 0, "above 0")

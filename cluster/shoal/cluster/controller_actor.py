@@ -68,6 +68,7 @@ class Declared:
     expert_copies: int = 0
     rebalance_period: float = 0.0
     chaos: bool = False
+    admin_port: int = 0
     autoscale: AutoscalePolicy = field(default_factory=AutoscalePolicy)
     audit: AuditConfig = field(default_factory=AuditConfig)
     """Where this node keeps what operators change."""
@@ -153,7 +154,7 @@ class ControllerActor:
         self._admin = AdminServer(
             self._controller, registry, balancer, saboteur, d.policy, desired, d.stop_grace, d.worker.tls, d.audit
         )
-        await self._admin.start(host)
+        await self._admin.start(host, d.admin_port)
         if d.autoscale.enabled:
             admin = self._admin
             autoscaler = Autoscaler(d.autoscale, self._controller, registry, lambda: admin.desired, admin.want)

@@ -340,6 +340,7 @@ def declare(
         expert_copies=config.expert_copies,
         rebalance_period=config.rebalance_period,
         chaos=config.chaos,
+        admin_port=config.admin_port,
         autoscale=autoscale,
     )
 

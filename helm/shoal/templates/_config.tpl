@@ -8,6 +8,7 @@
       "ray_address" "127.0.0.1:6379"
       "state_dir" "/tmp/shoal"
       "log_format" "json"
+      "admin_port" 8078
       "insecure" true)
     "autoscale" (dict)
     "worker" (dict

@@ -18,6 +18,9 @@ DESIRED_KEY = "shoal:desired"
 CONTROLLER_KEY = "shoal:controller"
 """`host:port` of the controller's admin API."""
 
+ON_BEHALF_KEY = "shoal-on-behalf-of"
+"""Metadata of a call to it: for whom one of our own processes asks, for the record."""
+
 
 def group_key(group: str) -> str:
     """Key of one group's record."""

@@ -298,6 +298,12 @@ class CredentialsAwayError(UnavailableError):
     reason = "credentials_away"
 
 
+class ControllerAwayError(UnavailableError):
+    """Who changes the cluster does not answer; serving does not need it."""
+
+    reason = "controller_away"
+
+
 class StoppingError(UnavailableError):
     """This router is shutting down; another one serves."""
 

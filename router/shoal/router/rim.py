@@ -18,7 +18,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf import text_format
 
+from shoal.proto.v1 import admin_pb2
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.access.door import Shown
 from shoal.router.access.table import FOR_EVERYBODY, short_name
@@ -142,7 +144,9 @@ def joined(authorizations: Sequence[str]) -> str:
 
 
 def _about(request: Any) -> str:
-    """What a request is about, by name."""
+    """What a request is about, by name; what an operator asks is short, and told in full."""
+    if request.DESCRIPTOR.file.name == admin_pb2.DESCRIPTOR.name:
+        return text_format.MessageToString(request, as_one_line=True)
     return str(getattr(request, "session_id", "") or getattr(request, "request_id", ""))
 
 

@@ -24,7 +24,9 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from shoal.proto.v1 import admin_pb2
 from shoal.proto.v1 import inference_pb2 as api
+from shoal.proto.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from shoal.proto.v1.inference_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
     add_SessionServiceServicer_to_server,
@@ -51,6 +53,7 @@ from shoal.router.inference.resume import Resumer
 from shoal.router.inference.service import InferenceService
 from shoal.router.load_teller import LoadTeller
 from shoal.router.metrics import Metrics, MetricsServer
+from shoal.router.operations import Operations
 from shoal.router.protection import Protection
 from shoal.router.redis_parts import RedisParts
 from shoal.router.rim import Rim
@@ -68,6 +71,7 @@ from shoal.wire.tls import TlsConfig, serving_credentials
 from shoal.wire.tracing import Tracing
 
 INFERENCE = api.DESCRIPTOR.services_by_name["InferenceService"].full_name
+OPERATIONS = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 SESSIONS = api.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 _HEALTH_PERIOD = 0.2
@@ -160,9 +164,11 @@ class Router:
         self._server = grpc.aio.server(interceptors=[rim], options=server_options())
         add_InferenceServiceServicer_to_server(service, self._server)
         add_SessionServiceServicer_to_server(sessions, self._server)
+        operations = Operations(self.redis.client, config.tls, config.access.operators)
+        add_AdminServiceServicer_to_server(operations, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INFERENCE, SESSIONS, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (INFERENCE, SESSIONS, OPERATIONS, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []

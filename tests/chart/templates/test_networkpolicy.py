@@ -102,3 +102,14 @@ def _selects(spec: dict[str, Any], role: str) -> bool:
     wanted = selector.get("matchLabels", {}).get(key, role)
     expressions = [e["values"] for e in selector.get("matchExpressions", []) if e["key"] == key]
     return bool(wanted == role and all(role in values for values in expressions))
+
+
+def test_routers_reach_the_controller_where_somebody_operates_the_cluster_through_them() -> None:
+    """At its one port, which the settings of all roles name; else there is no way."""
+    operated: dict[str, Any] = {"config": {"access": {"operators": ["ops"]}}}
+    way = [{"port": 8078}]
+    assert way in [rule.get("ports") for rule in policy("-ray", **operated)["ingress"]]
+    assert way in [rule.get("ports") for rule in policy("-router", **operated)["egress"]]
+    for name, rules in (("-ray", "ingress"), ("-router", "egress")):
+        assert way not in [rule.get("ports") for rule in policy(name)[rules]]
+    assert "admin_port = 8078" in str([m for m in render(operated) if m["kind"] == "ConfigMap"])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 from starlette.routing import Route
 
+from shoal.proto.v1 import admin_pb2
 from shoal.proto.v1 import inference_pb2 as api
 from shoal.router.access.caller import ROLES
 from shoal.router.access.table import ALLOWED, FOR_EVERYBODY, short_name
@@ -19,6 +21,7 @@ from shoal.router.tokenizer import Tokenizer
 from tests.router.access.showing import Ring
 from tests.router.byte_tokenizer import ids_of
 from tests.router.conftest import Cluster, StartCluster
+from tests.router.controllers import controller
 from tests.router.http.asking import HELLO, ask
 from tests.router.talking import user
 
@@ -35,17 +38,20 @@ def ring(tmp_path: Path) -> Ring:
 
 
 @pytest.fixture
-async def cluster(start_cluster: StartCluster, tokenizer: Tokenizer, ring: Ring, redis_url: str) -> Cluster:
-    """A router that asks for credentials."""
-    words = saying(ids_of(tokenizer, WORDS))
-    return await start_cluster(words, access=ring.config(), http_port=0, model_name="model", redis_url=redis_url)
+async def cluster(
+    start_cluster: StartCluster, tokenizer: Tokenizer, ring: Ring, redis_url: str
+) -> AsyncIterator[Cluster]:
+    """A router that asks for credentials; acme operates what is behind it."""
+    words, access = saying(ids_of(tokenizer, WORDS)), ring.config(operators=("acme",))
+    async with controller(redis_url):
+        yield await start_cluster(words, access=access, http_port=0, model_name="model", redis_url=redis_url)
 
 
 def rpcs() -> Iterator[tuple[str, Any, bool]]:
     """Full name, request, and whether the answer is a stream."""
-    for service in api.DESCRIPTOR.services_by_name.values():
+    for service in (*api.DESCRIPTOR.services_by_name.values(), *admin_pb2.DESCRIPTOR.services_by_name.values()):
         for method in service.methods:
-            request: Any = getattr(api, method.input_type.name)()
+            request: Any = GetMessageClass(method.input_type)()
             if method.name == "Chat":
                 request = user("x")
             elif method.name in ("Generate", "Tokenize"):

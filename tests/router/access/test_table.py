@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.proto.v1 import inference_pb2 as api
+from shoal.proto.v1 import admin_pb2, inference_pb2
 from shoal.router.access.caller import ROLES, Caller
 from shoal.router.access.door import allowed
 from shoal.router.access.table import ALLOWED, FOR_EVERYBODY, short_name
@@ -13,7 +13,8 @@ from shoal.router.errors import DeniedError
 
 def methods() -> list[str]:
     """Every method of our own services."""
-    services = api.DESCRIPTOR.services_by_name.values()
+    files = (inference_pb2, admin_pb2)
+    services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     return [short_name(f"/{service.full_name}/{method.name}") for service in services for method in service.methods]
 
 

@@ -121,7 +121,12 @@ async def test_every_method_shows_nothing_of_another_tenant(parties: tuple[Clust
     after = await acme.rpc("GetSession", api.GetSessionRequest(session_id=MINE))
     assert list(before.items) == list(after.items)
     assert (await acme.http("GET", f"/v1/responses/{response}")).status == 200
-    assert {method for method in ALLOWED if method not in FOR_EVERYBODY} == covered
+    assert {method for method in ALLOWED if method not in FOR_EVERYBODY and not ours(method)} == covered
+
+
+def ours(method: str) -> bool:
+    """Of the cluster, which belongs to no tenant: see `test_operations`."""
+    return method.startswith("AdminService/")
 
 
 def _prompts(cluster: Cluster, begin: int) -> bytes:

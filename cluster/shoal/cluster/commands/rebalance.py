@@ -6,9 +6,9 @@ from shoal.cluster.admin_client import admin
 from shoal.cluster.config import Settings
 
 
-def run(settings: Settings, group: str) -> None:
+def run(settings: Settings, group: str, router: str | None = None) -> None:
     """Move experts by their load and say what it gains. Raises ClusterError."""
-    with admin(settings) as client:
+    with admin(settings, router) as client:
         found = client.rebalance(group).groups
     for balance in found:
         was = f"group {balance.group}: fullest rank at {balance.before:.2f} times the mean"

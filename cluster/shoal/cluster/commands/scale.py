@@ -10,19 +10,19 @@ from shoal.cluster.errors import ConfigError
 from shoal.proto.v1 import admin_pb2 as pb
 
 
-def scale(settings: Settings, ep_size: int | None, groups: int | None, wait: float) -> None:
+def scale(settings: Settings, ep_size: int | None, groups: int | None, wait: float, router: str | None = None) -> None:
     """Want another size, and wait for it up to `wait` seconds. Raises ClusterError."""
     if ep_size is None and groups is None:
         raise ConfigError("scale: say --ep-size, --groups or both")
-    with admin(settings) as client:
+    with admin(settings, router) as client:
         wanted = client.scale(ep_size, groups)
         print(f"wanted: {wanted.groups} x {wanted.ep_size} workers")
         _wait(client, wait)
 
 
-def drain(settings: Settings, worker: str, wait: float) -> None:
+def drain(settings: Settings, worker: str, wait: float, router: str | None = None) -> None:
     """Send a worker away; another takes its place. A number names the rank of the first group. Raises ClusterError."""
-    with admin(settings) as client:
+    with admin(settings, router) as client:
         name = _named(client.cluster(), worker)
         client.drain(name)
         print(f"{name} leaves")

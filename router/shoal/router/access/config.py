@@ -22,6 +22,9 @@ class AccessConfig:
     """API keys and certificates that are known, as `shoal keys` writes them; a mounted secret will do."""
     keys_in_redis: bool = True
     """Know those in Redis, too."""
+    operators: tuple[str, ...] = ()
+    """Tenants whose admins and operators may change the cluster itself through a router, and whose viewers and auditors
+    may look at it: its workers are everybody's. Nobody, unless named."""
     refresh: float = 1.0
     """Time between two looks at them, in seconds: a revoked one ends, streams included, within it."""
     jwks: str = ""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from shoal.router.access.caller import ROLES, Role
 
-# `everybody`: without any credential. HTTP methods are named as counts and logs name them.
+# `everybody`: without any credential. What is of AdminService is for those tenants alone that `access.operators` names.
+# HTTP methods are named as counts and logs name them.
 _TABLE = """
 method                              everybody  admin  operator  user  viewer  auditor
 
@@ -33,6 +34,12 @@ http.ListModels                     .          x      x         x     x       x
 http.GetModel                       .          x      x         x     x       x
 
 http.Metrics                        .          x      x         .     .       x
+AdminService/GetCluster             .          x      x         .     x       x
+AdminService/Scale                  .          x      x         .     .       .
+AdminService/Drain                  .          x      x         .     .       .
+AdminService/Rebalance              .          x      x         .     .       .
+AdminService/Inject                 .          .      .         .     .       .
+
 http.Live                           x          x      x         x     x       x
 http.Ready                          x          x      x         x     x       x
 http.OpenApi                        x          x      x         x     x       x
@@ -77,9 +84,10 @@ CHANGING = frozenset(
     (
         "SessionService/CreateSession", "SessionService/ForkSession", "SessionService/DeleteSession",
         "http.DeleteResponse", "http.CancelResponse",
+        "AdminService/Scale", "AdminService/Drain", "AdminService/Rebalance",
     )
 )  # fmt: skip
-"""Methods that change what is kept without using the model."""
+"""Methods that change what is kept, or the cluster itself, without using the model."""
 
 
 def short_name(method: str) -> str:
