@@ -10,15 +10,18 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import redis.asyncio
 from typer.testing import CliRunner
 
 from shoal.cluster.admin import AdminServer
 from shoal.cluster.admin_trail import LOOKING
 from shoal.cluster.commands.audit import app
 from shoal.proto.v1 import admin_pb2 as pb
+from shoal.router.access.caller import Caller, serving
 from shoal.router.audit.config import AuditConfig
+from shoal.router.operations import Operations
 from shoal.wire.credentials import open_channel
-from shoal.wire.registry import Desired
+from shoal.wire.registry import CONTROLLER_KEY, Desired
 from shoal.wire.tls import INTERNAL_NAME, TlsConfig, calling_credentials
 from tests.certificates import Authority
 from tests.router.talking import until
@@ -146,6 +149,24 @@ async def test_only_the_internal_name_is_served(start: Any, tmp_path: Path, meth
     assert parts.done == []
     expected = [] if method in LOOKING else [("acme", None), ("acme", "PERMISSION_DENIED")]
     await until(lambda: [(r["subject"], r.get("outcome")) for r in records(tmp_path / "trail")] == expected)
+
+
+async def test_a_router_s_call_is_recorded_with_whom_it_is_for(start: Any, tmp_path: Path, redis_url: str) -> None:
+    """It shows our own certificate, and says who asked it."""
+    authority = Authority(tmp_path)
+    ours = authority.issue("ours", INTERNAL_NAME)
+    tls = TlsConfig(internal_ca=authority.file, internal_certificate=ours.certificate, internal_key=ours.key)
+    address, parts = await start(AuditConfig(directory=str(tmp_path / "trail")), tls)
+    client: Any = redis.asyncio.Redis.from_url(redis_url)
+    await client.set(CONTROLLER_KEY, address)
+    context: Any = None
+    with serving(Caller("ops", "operator", "k1")):
+        await Operations(client, tls, ("ops",)).Drain(pb.DrainRequest(worker_id="g0-0"), context)
+    await client.aclose()
+
+    assert parts.done == ["drain g0-0"]
+    await until(lambda: len(records(tmp_path / "trail")) == 2)
+    assert {f"{INTERNAL_NAME} for ops k1"} == {record["subject"] for record in records(tmp_path / "trail")}
 
 
 async def test_two_controllers_do_not_share_a_file(start: Any, tmp_path: Path) -> None:
