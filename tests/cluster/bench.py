@@ -100,17 +100,24 @@ class FakeFleet:
 
 
 class FakeRegistry:
-    """Keeps what was published; away while `away`; says nothing at all until it `answers`."""
+    """Keeps what was published; away while `away`; says nothing at all until it `answers`; a client of
+    Redis that `swallows` takes a cancellation for an error."""
 
     def __init__(self) -> None:
         self.entries: list[GroupEntry] = []
         self.removed: list[str] = []
         self.away = False
+        self.swallows = False
         self.answers = asyncio.Event()
         self.answers.set()
 
     async def publish(self, entry: GroupEntry) -> None:
-        await self.answers.wait()
+        try:
+            await self.answers.wait()
+        except asyncio.CancelledError:
+            if self.swallows:
+                raise RegistryAwayError("the connection broke") from None
+            raise
         if self.away:
             raise RegistryAwayError("away")
         self.entries.append(entry)

@@ -295,3 +295,24 @@ async def test_a_mistake_of_ours_fails_the_group_instead_of_hanging_it() -> None
     async with bench.running():
         await bench.until(lambda: bench.group["phase"] == "failed")
         assert bench.group["reason"] == "g0-0: controller: KeyError: 'oops'"
+
+
+async def test_a_controller_that_was_cancelled_writes_nothing_more() -> None:
+    """Not even when a client of Redis took the cancellation for an error of its connection, and it is cancelled twice:
+    its successor's word must stand."""
+    bench = Bench()
+    task = asyncio.create_task(bench.controller.run())
+    await bench.until_ready(["g0-0", "g0-1"])
+    await bench.until(lambda: bool(bench.registry.entries))
+    bench.registry.swallows = True
+    bench.registry.answers.clear()
+    bench.fleet.die("g0-1")
+    await bench.until_ready(["g0-0"])
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.01)
+    written = len(bench.registry.entries)
+    bench.registry.answers.set()
+    await asyncio.sleep(0.3)
+    assert len(bench.registry.entries) == written
+    bench.registry.swallows = False

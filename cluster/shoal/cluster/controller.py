@@ -112,8 +112,8 @@ class Controller:
             await self._announcer.told(*self.groups, within=TOLD)
         finally:
             self._stopped.set()
-            await ended(ticking)
-            await self._tasks.end()
+            # Whoever cancels us once more does not stop this: an announcer that lived on would write what is over.
+            await asyncio.shield(ended([*ticking, *self._tasks.all]))
 
     async def stop(self, grace: float) -> None:
         """Stop every group; returns when their processes are gone. Needs `run` to be running, or to have ended."""

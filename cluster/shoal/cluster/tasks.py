@@ -10,6 +10,8 @@ import structlog
 
 log = structlog.get_logger()
 
+_AGAIN = 0.02  # seconds until a task that goes on is cancelled once more
+
 
 class Tasks:
     """Belongs to one event loop. A task that fails is logged; nobody waits for one."""
@@ -29,9 +31,10 @@ class Tasks:
             if task.get_name() == name or (not exactly and task.get_name().startswith(name)):
                 task.cancel()
 
-    async def end(self) -> None:
-        """Cancel all, and wait until they are done."""
-        await ended(self._tasks)
+    @property
+    def all(self) -> list[asyncio.Task[None]]:
+        """Those that are not done."""
+        return list(self._tasks)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -44,4 +47,4 @@ async def ended(tasks: Iterable[asyncio.Task[None]]) -> None:
     while left := [task for task in tasks if not task.done()]:
         for task in left:
             task.cancel()
-        await asyncio.wait(left, timeout=0.1)
+        await asyncio.wait(left, timeout=_AGAIN)
