@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import pytest
+import redis.asyncio
 
 from shoal.proto.v1.inference_pb2_grpc import InferenceServiceStub, SessionServiceStub
 from shoal.router.config import RouterConfig
 from shoal.router.fleet.scripted_worker import Script, ScriptedWorker
 from shoal.router.server import Listening, Router
+from shoal.router.store.connect import connect
 from shoal.router.tokenizer import Tokenizer
 from shoal.router.tools.runner import ToolRunner
 from tests.router.byte_tokenizer import write_tokenizer
@@ -34,6 +36,15 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokenizer(model_dir: Path) -> Tokenizer:
     """The vocabulary of `model_dir`."""
     return Tokenizer.load(model_dir)
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """Connected to the emptied server."""
+    made = connect(redis_url)
+    assert isinstance(made, redis.asyncio.Redis)
+    yield made
+    await made.aclose()
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ from shoal.cluster.heartbeats import Heartbeats
 from shoal.cluster.registry_writer import Registry, RegistryAwayError
 from shoal.cluster.retries import Retries
 from shoal.cluster.status_report import describe
-from shoal.cluster.tasks import Tasks, ended
+from shoal.cluster.tasks import Tasks
+from shoal.wire.ending import ended
 from shoal.workers.experts.group import GroupSpec, WorkerFacts
 from shoal.workers.experts.placement import Placement
 

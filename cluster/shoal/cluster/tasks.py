@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
 
 log = structlog.get_logger()
-
-_AGAIN = 0.02  # seconds until a task that goes on is cancelled once more
 
 
 class Tasks:
@@ -40,11 +38,3 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("controller failed at its work", task=task.get_name(), exc_info=error)
-
-
-async def ended(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel them until they are done: a wait inside a client of Redis can swallow a cancellation."""
-    while left := [task for task in tasks if not task.done()]:
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=_AGAIN)

@@ -65,6 +65,7 @@ from shoal.router.waiting_line import WaitingLine
 from shoal.router.watch import Watch
 from shoal.wire import logs
 from shoal.wire.credentials import InsecureRefusedError, add_port, join_address, require_loopback_or
+from shoal.wire.ending import ended
 from shoal.wire.options import server_options
 from shoal.wire.settings import SettingError
 from shoal.wire.tls import TlsConfig, serving_credentials
@@ -213,7 +214,7 @@ class Router:
         patience = self._config.drain_seconds if grace is None else grace
         http = self._http.stop(patience) if self._http else _nothing()
         await asyncio.gather(self._server.stop(patience), http, self._api.close(patience))
-        await _ended(self._tasks)
+        await ended(self._tasks)
         await self.pool.close()
         await self._protection.close()
         await self.redis.close()
@@ -277,16 +278,6 @@ def _taken(key: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StartError(f"router.{key}: {error}; choose another one, 0 takes a free one") from error
-
-
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel them until they are over. Once is not enough: a client of Redis that is cancelled in the middle of a call
-    may take that for an error of its connection, and who asks again and again goes on as if nothing had been said."""
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=_HEALTH_PERIOD)
 
 
 async def _nothing() -> None:

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 import redis.asyncio
 
 from shoal.proto.v1.journal_pb2 import JournalTokens, RequestRecord
 from shoal.router.journal.journal import Journal
 from shoal.router.journal.lease import JournalLimits
-from shoal.router.sessions.redis_store import connect
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    """Connected to the emptied server."""
-    made = connect(redis_url)
-    assert isinstance(made, redis.asyncio.Redis)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
@@ -17,15 +16,6 @@ HELLO = ChatMessage("user", "hé 🙂", rendered=Rendered((1, 2, 3)))
 CALL = ChatMessage(
     "assistant", "{}", "commentary", "functions.f", content_type="json", rendered=Rendered((4, 5, 6), 1, 3)
 )
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    """Connected to the emptied server."""
-    made = connect(redis_url)
-    assert isinstance(made, redis.asyncio.Redis)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture

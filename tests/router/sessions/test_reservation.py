@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,22 +10,13 @@ import redis.asyncio
 
 from shoal.router.errors import SessionGoneError, SessionsAwayError, TurnReservedError
 from shoal.router.harmony.message import ChatMessage, Rendered
-from shoal.router.sessions.redis_store import RedisSessions, connect, session_key
+from shoal.router.sessions.redis_store import RedisSessions, session_key
 from shoal.router.sessions.reservation import Patience, Reservation, reserved
 from shoal.router.sessions.store import NewSession, Turn
 
 HELLO = ChatMessage("user", "hello", rendered=Rendered((1, 2, 3)))
 SHORT = Patience(lease=0.3, append=5.0)
 LONG = Patience(lease=30.0, append=5.0)
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    """Connected to the emptied server."""
-    made = connect(redis_url)
-    assert isinstance(made, redis.asyncio.Redis)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture
