@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from shoal.cluster.controller import Controller
-from shoal.cluster.group_state import GroupState, Phase, Policy
+from shoal.cluster.group_state import GroupState, Phase, Policy, Stage
 from shoal.cluster.registry_writer import RedisRegistry
 from shoal.cluster.worker_watch import WorkerWatch
 from shoal.proto.v1 import inference_pb2 as pb
@@ -137,7 +137,7 @@ class Town:
         return sorted(set(self.fleet.workers) - {hand.name for hand in self.state.workers})
 
     async def settled(self, size: int | None = None, within: float = 30.0, without: str = "") -> None:
-        """Until as many serve as are wanted, and nobody comes or goes; `without` is not among them."""
+        """Until as many serve as are wanted, spares wait, and nobody comes or goes; `without` is not among them."""
         async with asyncio.timeout(within):
             while not self.is_settled(size) or without in self.ranks:  # noqa: ASYNC110  # nobody else is told
                 await asyncio.sleep(0.005)
@@ -146,6 +146,7 @@ class Town:
         """Whether that is so now."""
         state = self.state
         whole = state.spec is not None and len(self.ranks) == state.spec.size == (size or state.ep_size)
+        whole = whole and len(state.at(Stage.SPARE)) >= self.policy.spares
         return state.phase is Phase.READY and not state.broken and whole
 
     async def changed(self, epoch: int) -> None:

@@ -35,6 +35,7 @@ from tests.chaos.town import Heard, Town, town
 from tests.chaos.zipf import rebalanced, zipf_model
 
 STREAMS, TOKENS = 32, 96
+_OTHERS = 3  # tries to find a client that speaks
 
 
 @dataclass
@@ -96,8 +97,16 @@ class Storm:
 
 
 async def under_load(t: Town, streams: int, tokens: int, deeds: Callable[[Storm], Awaitable[None]]) -> Storm:
-    """`streams` requests at once, again and again until the deeds are done; calm ones first."""
-    storm = Storm(await t.hear_all(range(streams), tokens))
+    """`streams` requests at once, again and again until the deeds are done; calm ones first. Instead of a client whose
+    stream is silent by itself there is another one of its kind, whose silence tells of a death."""
+    numbers = list(range(streams))
+    storm = Storm(await t.hear_all(numbers, tokens))
+    for _ in range(_OTHERS):
+        if not (reticent := storm.reticent):
+            break
+        for client in reticent:
+            numbers[client] += 8 * streams  # there are eight kinds
+        storm.calm = await t.hear_all(numbers, tokens)
     done = asyncio.Event()
 
     async def keep_asking(number: int) -> list[Heard]:
@@ -106,7 +115,7 @@ async def under_load(t: Town, streams: int, tokens: int, deeds: Callable[[Storm]
             heard.append(await t.hear(number, tokens))
         return heard
 
-    clients = [asyncio.create_task(keep_asking(number)) for number in range(streams)]
+    clients = [asyncio.create_task(keep_asking(number)) for number in numbers]
     try:
         await deeds(storm)
     finally:
